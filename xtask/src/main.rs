@@ -1,1 +1,29 @@
-fn main() {}
+//! `cargo xtask test`: everything a change must pass, in one command, on a fresh machine.
+//!
+//! Needs rustup's stable toolchain, a C compiler and Python or root; gets cmake itself when it is missing. It does not
+//! need a wasm toolchain: the guests' components are committed beside their sources.
+
+mod arrows;
+mod data;
+mod dependencies;
+mod test;
+mod tools;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "usage: cargo xtask test | data
+  test   formatting, lints, dependency rules and all tests
+  data   builds the demo's dictionary under target/demo";
+
+fn main() -> Result<()> {
+    let command = std::env::args().nth(1);
+    match command.as_deref() {
+        Some("test") => test::run(),
+        Some("data") => {
+            let path = data::dictionary(&tools::workspace_root().join("target"))?;
+            println!("{}", path.display());
+            Ok(())
+        }
+        _ => bail!("{USAGE}"),
+    }
+}

@@ -1,0 +1,360 @@
+//! The edge as pingora sees it: one comment and one call per phase, in the order the phases run.
+//!
+//! [`Edge`] outlives configurations; [`Generation`] is one configuration; [`RequestContext`] is one request. Read this
+//! file first, then `phases/` in the order of its `mod` lines.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCacheable, key::HashBinary};
+use pingora_core::{
+    apps::HttpServerOptions, modules::http::HttpModules, protocols::Digest, server::configuration::ServerConf,
+    services::listening::Service, upstreams::peer::HttpPeer,
+};
+use pingora_error::{Error, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyServiceBuilder, ProxyWarnLogContext, Session};
+use selvedge_runtime::Runtime;
+
+use crate::{
+    access_log::AccessLogger,
+    context::RequestContext,
+    door::{self, ConnectionCount},
+    generation::Generation,
+    handler_session::HandlerConnector,
+    metrics::Metrics,
+    phases::{admit, arrive, caching, finish, origin, respond},
+    response_cache::ResponseCache,
+    tls::CertificateStores,
+};
+
+/// Everything that outlives a configuration: sockets' certificates, the cache, the handler runtime, counters, the log.
+pub struct Edge {
+    generation: ArcSwap<Generation>,
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) cache: ResponseCache,
+    pub(crate) metrics: Metrics,
+    pub(crate) access_log: AccessLogger,
+    pub(crate) certificates: CertificateStores,
+    pub(crate) connections: Arc<ConnectionCount>,
+    pub(crate) in_flight: Arc<AtomicUsize>,
+    draining: AtomicBool,
+    /// Admin listener, health checks, file watching: nothing a request waits for.
+    housekeeping: tokio::runtime::Runtime,
+}
+
+/// The edge as a pingora application. Cheap to clone; every listener shares one [`Edge`].
+#[derive(Clone)]
+pub struct EdgeProxy(pub(crate) Arc<Edge>);
+
+#[async_trait]
+impl ProxyHttp for EdgeProxy {
+    type CTX = RequestContext;
+
+    // The request pins the configuration it will be served by.
+    fn new_ctx(&self) -> RequestContext {
+        RequestContext::new(&self.0)
+    }
+
+    // pingora's own compression would hold back streamed bodies; filters compress.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    // The header is complete: stop its clock, set the timeouts of what follows.
+    async fn early_request_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<()> {
+        arrive::arrive(&self.0, session, context)
+    }
+
+    // Refuse what is ambiguous, normalise, find the route, run its filters, answer what needs no upstream.
+    async fn request_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
+        admit::admit(&self.0, session, context).await
+    }
+
+    // May this request use the cache?
+    fn request_cache_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<()> {
+        caching::enable(&self.0, session, context);
+        Ok(())
+    }
+
+    // Which page is it?
+    fn cache_key_callback(&self, session: &Session, context: &mut RequestContext) -> Result<CacheKey> {
+        caching::key(session, context)
+    }
+
+    // Which variant of the page?
+    fn cache_vary_filter(
+        &self,
+        meta: &CacheMeta,
+        context: &mut RequestContext,
+        request: &RequestHeader,
+    ) -> Option<HashBinary> {
+        caching::variance(meta, context, request)
+    }
+
+    // Something is stored: has it been purged, is it being regenerated, may it be regenerated now?
+    async fn cache_hit_filter(
+        &self,
+        session: &mut Session,
+        meta: &CacheMeta,
+        hit: &mut HitHandler,
+        is_fresh: bool,
+        context: &mut RequestContext,
+    ) -> Result<Option<ForcedFreshness>> {
+        Ok(caching::judge_hit(&self.0, session, meta, hit, is_fresh, context))
+    }
+
+    // May a stale page be served while it is regenerated (no error), or because regenerating failed (error)?
+    fn should_serve_stale(
+        &self,
+        _session: &mut Session,
+        context: &mut RequestContext,
+        error: Option<&Error>,
+    ) -> bool {
+        caching::may_serve_stale(context, error)
+    }
+
+    // Who answers: the handler, a server of the upstream, or the fallback?
+    async fn upstream_peer(&self, session: &mut Session, context: &mut RequestContext) -> Result<Box<HttpPeer>> {
+        origin::choose(&self.0, session, context)
+    }
+
+    // It could not be reached: another server, the fallback, or the end?
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        _peer: &HttpPeer,
+        context: &mut RequestContext,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        origin::after_failed_connect(&self.0, session, context, error)
+    }
+
+    // What it is asked: forwarding fields, and for a handler the call itself.
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        context: &mut RequestContext,
+    ) -> Result<()> {
+        origin::prepare_request(session, request, context)
+    }
+
+    // How much body it is sent.
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end: bool,
+        context: &mut RequestContext,
+    ) -> Result<()> {
+        origin::meter_request_body(body, context)
+    }
+
+    // What it answered, before the cache sees it.
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut RequestContext,
+    ) -> Result<()> {
+        origin::receive_response(&self.0, session, response, context).await
+    }
+
+    // Is the answer stored, and for how long?
+    fn response_cache_filter(
+        &self,
+        session: &Session,
+        response: &ResponseHeader,
+        context: &mut RequestContext,
+    ) -> Result<RespCacheable> {
+        Ok(caching::admit_response(&self.0, session, response, context))
+    }
+
+    // What the client sees, hit or miss.
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut RequestContext,
+    ) -> Result<()> {
+        respond::decorate(session, response, context)
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end: bool,
+        _context: &mut RequestContext,
+    ) -> Result<Option<Duration>> {
+        respond::drop_body_of_head(session, body);
+        Ok(None)
+    }
+
+    // It failed while answering: again, the fallback, or the end?
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        context: &mut RequestContext,
+        reused: bool,
+    ) -> Box<Error> {
+        origin::after_failed_exchange(&self.0, session, context, error, reused)
+    }
+
+    // Nobody answered: the route's error page.
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        context: &mut RequestContext,
+    ) -> FailToProxy {
+        respond::error_page(session, error, context).await
+    }
+
+    // Always last: metrics, access log, back-off of regenerations.
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut RequestContext) {
+        finish::finish(&self.0, session, error, context);
+    }
+
+    // The access log and the metrics say it once, with its reason; pingora would say it again without.
+    fn suppress_error_log(&self, _session: &Session, _context: &RequestContext, _error: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _context: &RequestContext,
+        _error: &Error,
+        _about: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+/// Why a configuration could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot read {path}")]
+    Read { path: std::path::PathBuf, source: std::io::Error },
+    /// Rendered diagnostics, one per mistake.
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}: restart the process to change it")]
+    NeedsRestart(&'static str),
+    #[error("cannot start the handler runtime")]
+    Runtime(#[source] selvedge_runtime::StartError),
+    #[error("cannot start the server's threads")]
+    Threads(#[source] std::io::Error),
+    #[error("cannot load the certificates")]
+    Tls(#[from] crate::tls::TlsError),
+    #[error("cannot open the access log")]
+    AccessLog(#[source] std::io::Error),
+}
+
+impl Edge {
+    /// Reads and builds the configuration at `path`, completely: components are compiled, databases open.
+    pub fn open(path: &Path) -> Result<Arc<Edge>, OpenError> {
+        crate::open::open(path)
+    }
+
+    /// The edge as a service for any pingora server; add listeners to it and run it.
+    pub fn service(self: &Arc<Self>, conf: &Arc<ServerConf>) -> Service<HttpProxy<EdgeProxy, HandlerConnector>> {
+        let limits = self.generation().document.config.limits.clone();
+        let mut options = HttpServerOptions::default();
+        options.force_custom = true;
+        options.keepalive_request_limit = Some(limits.requests_per_connection);
+        options.h2_idle_timeout = Some(limits.keepalive);
+        let connections = door::http1_loop(limits, Arc::clone(&self.connections));
+        ProxyServiceBuilder::new(conf, EdgeProxy(Arc::clone(self)))
+            .name("selvedge")
+            .custom(HandlerConnector, connections)
+            .server_options(options)
+            .build()
+    }
+
+    /// The configuration that serves requests arriving now.
+    pub fn generation(&self) -> Arc<Generation> {
+        self.generation.load_full()
+    }
+
+    /// Builds the configuration at `path` and, only if all of it builds, swaps it in. Returns its number.
+    pub fn reload(&self, path: &Path) -> Result<u64, OpenError> {
+        let outcome = crate::open::reload(self, path);
+        self.metrics.reloaded(outcome.is_ok());
+        outcome
+    }
+
+    pub(crate) fn swap(&self, next: Generation) -> u64 {
+        let number = next.number;
+        self.generation.store(Arc::new(next));
+        number
+    }
+
+    /// Why this PoP should get no traffic now; empty when it should.
+    pub fn unready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.is_draining() {
+            reasons.push("draining".to_owned());
+        }
+        reasons.extend(self.generation().degraded());
+        reasons
+    }
+
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub fn requests_in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub fn housekeeping(&self) -> &tokio::runtime::Handle {
+        self.housekeeping.handle()
+    }
+
+    pub(crate) fn new(parts: EdgeParts) -> Arc<Edge> {
+        Arc::new(Edge {
+            connections: ConnectionCount::new(&parts.generation.document.config.limits),
+            generation: ArcSwap::from_pointee(parts.generation),
+            runtime: parts.runtime,
+            cache: parts.cache,
+            metrics: parts.metrics,
+            access_log: parts.access_log,
+            certificates: parts.certificates,
+            in_flight: Arc::default(),
+            draining: AtomicBool::new(false),
+            housekeeping: parts.housekeeping,
+        })
+    }
+
+    /// Flushes the access log. Requests that still run lose their log line after this.
+    pub fn close(&self) {
+        self.access_log.flush();
+    }
+}
+
+/// What [`crate::open`] assembles an edge from.
+pub(crate) struct EdgeParts {
+    pub(crate) generation: Generation,
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) cache: ResponseCache,
+    pub(crate) metrics: Metrics,
+    pub(crate) access_log: AccessLogger,
+    pub(crate) certificates: CertificateStores,
+    pub(crate) housekeeping: tokio::runtime::Runtime,
+}

@@ -1,0 +1,383 @@
+//! One configuration, built: what a request sees from its first phase to its last.
+//!
+//! A generation is complete before anybody sees it. Building one reads files, compiles components, opens databases and
+//! checks every reference; the first request that is served by it is never the one that finds the mistake. Several
+//! mistakes are reported at once, each at its place in the file.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use selvedge_filters::{BuildContext, Filter};
+use selvedge_replication::{Database, DatabaseSettings};
+use selvedge_runtime::{Handler, HandlerSpec, Runtime};
+use selvedge_schema::{Binding, CachePolicy, Diagnostics, Document, FixedResponse, RedirectTarget, Route, Target};
+use serde_json::json;
+
+use crate::{router::RoutingTable, static_files::StaticSite, upstreams::UpstreamSet};
+
+/// A built configuration. Immutable; a reload builds the next one and swaps the pointer.
+pub struct Generation {
+    /// Counts from 1; the admin API and the metrics show it.
+    pub number: u64,
+    pub document: Arc<Document>,
+    pub(crate) routing: RoutingTable,
+    pub(crate) routes: Vec<BuiltRoute>,
+    pub(crate) upstreams: BTreeMap<String, Arc<UpstreamSet>>,
+    pub(crate) handlers: BTreeMap<String, HandlerSlot>,
+    pub(crate) databases: BTreeMap<String, Arc<Database>>,
+}
+
+/// A handler, or why its component could not be loaded.
+///
+/// Only the first configuration of a process may hold an unloadable handler, and only when every route to it has a
+/// fallback: a PoP that restarts with a damaged artifact serves its origin rather than nothing.
+#[derive(Clone)]
+pub(crate) enum HandlerSlot {
+    Loaded(Arc<Handler>),
+    Unavailable(Arc<str>),
+}
+
+pub(crate) struct BuiltRoute {
+    pub(crate) name: Arc<str>,
+    pub(crate) filters: Vec<Arc<dyn Filter>>,
+    pub(crate) target: BuiltTarget,
+    pub(crate) fallback: Option<Arc<UpstreamSet>>,
+    pub(crate) cache: Option<RouteCache>,
+    /// HTML shown instead of the plain error text.
+    pub(crate) error_page: Option<Bytes>,
+}
+
+pub(crate) enum BuiltTarget {
+    Handler { name: Arc<str>, slot: HandlerSlot },
+    Upstream(Arc<UpstreamSet>),
+    Static(StaticSite),
+    Redirect(RedirectTarget),
+    Respond(FixedResponse),
+}
+
+/// A route's cache policy and the scope its keys live in.
+pub(crate) struct RouteCache {
+    pub(crate) policy: CachePolicy,
+    /// Route name and, for handlers, the artifact's digest: a new build never serves the previous build's pages.
+    pub(crate) scope: String,
+}
+
+impl BuiltTarget {
+    /// Kind and name, for log and metrics.
+    pub(crate) fn label(&self) -> (&'static str, &str) {
+        match self {
+            BuiltTarget::Handler { name, .. } => ("handler", name),
+            BuiltTarget::Upstream(set) => ("upstream", set.name()),
+            BuiltTarget::Static(_) => ("static", ""),
+            BuiltTarget::Redirect(_) => ("redirect", ""),
+            BuiltTarget::Respond(_) => ("respond", ""),
+        }
+    }
+}
+
+impl Generation {
+    /// Builds `document` completely. `previous` lends what survives a reload: open databases, unchanged handlers, the
+    /// health of upstream servers.
+    pub(crate) fn build(
+        document: Document,
+        runtime: &Arc<Runtime>,
+        previous: Option<&Generation>,
+    ) -> Result<Generation, Diagnostics> {
+        let builder = Builder { document: &document, runtime, previous, problems: Diagnostics::for_document(&document) };
+        let (routing, routes, upstreams, handlers, databases) = builder.build()?;
+        Ok(Generation {
+            number: previous.map_or(1, |previous| previous.number + 1),
+            document: Arc::new(document),
+            routing,
+            routes,
+            upstreams,
+            handlers,
+            databases,
+        })
+    }
+
+    /// What `/routes` shows.
+    pub(crate) fn describe(&self) -> serde_json::Value {
+        let routes: Vec<_> = self
+            .routes
+            .iter()
+            .zip(&self.document.config.routes)
+            .map(|(built, route)| {
+                let (kind, name) = built.target.label();
+                json!({
+                    "name": route.name,
+                    "match": route.matcher.to_string(),
+                    "filters": built.filters.iter().map(|filter| filter.name()).collect::<Vec<_>>(),
+                    "target": { "kind": kind, "name": name },
+                    "fallback": built.fallback.as_ref().map(|set| set.name()),
+                    "cache": built.cache.is_some(),
+                })
+            })
+            .collect();
+        let upstreams: BTreeMap<_, _> = self.upstreams.iter().map(|(name, set)| (name, set.describe())).collect();
+        let handlers: BTreeMap<_, _> = self
+            .handlers
+            .iter()
+            .map(|(name, slot)| {
+                let state = match slot {
+                    HandlerSlot::Loaded(handler) => json!({ "loaded": true, "digest": handler.digest() }),
+                    HandlerSlot::Unavailable(why) => json!({ "loaded": false, "why": &**why }),
+                };
+                (name, state)
+            })
+            .collect();
+        json!({ "generation": self.number, "routes": routes, "upstreams": upstreams, "handlers": handlers })
+    }
+}
+
+type Built = (
+    RoutingTable,
+    Vec<BuiltRoute>,
+    BTreeMap<String, Arc<UpstreamSet>>,
+    BTreeMap<String, HandlerSlot>,
+    BTreeMap<String, Arc<Database>>,
+);
+
+struct Builder<'a> {
+    document: &'a Document,
+    runtime: &'a Arc<Runtime>,
+    previous: Option<&'a Generation>,
+    problems: Diagnostics,
+}
+
+impl Builder<'_> {
+    fn build(mut self) -> Result<Built, Diagnostics> {
+        let upstreams = self.upstreams();
+        let databases = self.databases();
+        let handlers = self.handlers(&databases);
+        let routing = self.routing();
+        let routes: Vec<_> = self
+            .document
+            .config
+            .routes
+            .iter()
+            .filter_map(|route| self.route(route, &upstreams, &handlers))
+            .collect();
+        match routing {
+            Some(routing) if !self.problems.has_errors() => Ok((routing, routes, upstreams, handlers, databases)),
+            _ => Err(self.problems),
+        }
+    }
+
+    fn upstreams(&mut self) -> BTreeMap<String, Arc<UpstreamSet>> {
+        let mut built = BTreeMap::new();
+        for (name, upstream) in &self.document.config.upstreams {
+            let previous = self.previous.and_then(|previous| previous.upstreams.get(name));
+            match UpstreamSet::build(name, upstream, previous.map(|set| &**set)) {
+                Ok(set) => {
+                    built.insert(name.clone(), set);
+                }
+                Err(error) => self.problems.error(&format!("/upstreams/{name}"), chain(&error), None),
+            }
+        }
+        built
+    }
+
+    fn databases(&mut self) -> BTreeMap<String, Arc<Database>> {
+        let mut open = BTreeMap::new();
+        for (name, database) in &self.document.config.databases {
+            // The file stays open across reloads: there is one writer connection per database, always.
+            let kept = self
+                .previous
+                .filter(|previous| previous.document.config.databases.get(name) == Some(database))
+                .and_then(|previous| previous.databases.get(name));
+            if let Some(kept) = kept {
+                open.insert(name.clone(), Arc::clone(kept));
+                continue;
+            }
+            let settings = DatabaseSettings {
+                name: name.clone(),
+                path: database.path.clone(),
+                migrations: database.migrations.clone(),
+                statement_timeout: database.statement_timeout,
+                readers: database.readers,
+                ..DatabaseSettings::default()
+            };
+            match Database::open(settings) {
+                Ok(database) => {
+                    open.insert(name.clone(), database);
+                }
+                Err(error) => self.problems.error(&format!("/databases/{name}"), chain(&error), None),
+            }
+        }
+        open
+    }
+
+    fn handlers(&mut self, databases: &BTreeMap<String, Arc<Database>>) -> BTreeMap<String, HandlerSlot> {
+        let mut slots = BTreeMap::new();
+        for (name, handler) in &self.document.config.handlers {
+            let pointer = format!("/handlers/{name}");
+            let mut bindings = BTreeMap::new();
+            for (binding, target) in &handler.bindings {
+                match target {
+                    Binding::Database(database) => {
+                        if let Some(database) = databases.get(database) {
+                            bindings.insert(binding.clone(), Arc::clone(database));
+                        }
+                    }
+                }
+            }
+            let Some(secrets) = self.secrets(&pointer, &handler.secrets) else {
+                continue;
+            };
+            let spec = HandlerSpec {
+                name: name.clone(),
+                component: handler.component.clone(),
+                limits: handler.limits.clone(),
+                env: handler.env.clone(),
+                secrets,
+                bindings,
+            };
+            match self.runtime.load(spec) {
+                Ok(handler) => {
+                    slots.insert(name.clone(), HandlerSlot::Loaded(handler));
+                }
+                Err(error) if self.may_start_without(name) => {
+                    let why = chain(&error);
+                    tracing::error!(handler = %name, %why, "handler not loaded; its routes go to their fallback");
+                    slots.insert(name.clone(), HandlerSlot::Unavailable(why.into()));
+                }
+                Err(error) => self.problems.error(&format!("{pointer}/component"), chain(&error), None),
+            }
+        }
+        slots
+    }
+
+    /// Values of the named secrets from the process environment; `None` after reporting the missing ones.
+    fn secrets(&mut self, pointer: &str, names: &[String]) -> Option<BTreeMap<String, String>> {
+        let mut values = BTreeMap::new();
+        let mut complete = true;
+        for (index, name) in names.iter().enumerate() {
+            match std::env::var(name) {
+                Ok(value) => {
+                    values.insert(name.clone(), value);
+                }
+                Err(_) => {
+                    complete = false;
+                    let message = format!("secret {name} is not set");
+                    let help = format!("export {name} in the environment of the process");
+                    self.problems.error(&format!("{pointer}/secrets/{index}"), message, Some(help));
+                }
+            }
+        }
+        complete.then_some(values)
+    }
+
+    /// Whether the process may start although this handler cannot be loaded; see [`HandlerSlot`].
+    fn may_start_without(&self, handler: &str) -> bool {
+        let mut routes = self
+            .document
+            .config
+            .routes
+            .iter()
+            .filter(|route| matches!(&route.target, Target::Handler(name) if name == handler))
+            .peekable();
+        !self.document.strict
+            && self.previous.is_none()
+            && routes.peek().is_some()
+            && routes.all(|route| route.fallback.is_some())
+    }
+
+    fn routing(&mut self) -> Option<RoutingTable> {
+        match RoutingTable::build(&self.document.config.routes) {
+            Ok(table) => Some(table),
+            Err(conflicts) => {
+                for conflict in conflicts {
+                    let routes = &self.document.config.routes;
+                    let message = format!(
+                        "routes {} and {} match the same requests, for example {}",
+                        routes[conflict.a].name, routes[conflict.b].name, conflict.example
+                    );
+                    let help = Some("make one more specific, or restrict its methods".to_owned());
+                    let pointer = routes[conflict.b].pointer.clone();
+                    self.problems.error(&pointer, message, help);
+                }
+                None
+            }
+        }
+    }
+
+    fn route(
+        &mut self,
+        route: &Route,
+        upstreams: &BTreeMap<String, Arc<UpstreamSet>>,
+        handlers: &BTreeMap<String, HandlerSlot>,
+    ) -> Option<BuiltRoute> {
+        let filters = self.filters(route);
+        let target = match &route.target {
+            // A target that failed to build was reported where it is defined.
+            Target::Handler(name) => {
+                BuiltTarget::Handler { name: name.as_str().into(), slot: handlers.get(name)?.clone() }
+            }
+            Target::Upstream(name) => BuiltTarget::Upstream(Arc::clone(upstreams.get(name)?)),
+            Target::Static(files) => match StaticSite::open(&files.root, &files.index, files.immutable) {
+                Ok(site) => BuiltTarget::Static(site),
+                Err(error) => {
+                    self.problems.error(&format!("{}/static/root", route.pointer), chain(&error), None);
+                    return None;
+                }
+            },
+            Target::Redirect(redirect) => BuiltTarget::Redirect(redirect.clone()),
+            Target::Respond(response) => BuiltTarget::Respond(response.clone()),
+        };
+        let error_page = match &route.error_page {
+            None => None,
+            Some(path) => Some(self.error_page(route, path)?),
+        };
+        let cache = route.cache.clone().map(|policy| RouteCache { policy, scope: scope(route, &target) });
+        let fallback = route.fallback.as_ref().and_then(|name| upstreams.get(name)).cloned();
+        Some(BuiltRoute { name: route.name.as_str().into(), filters, target, fallback, cache, error_page })
+    }
+
+    fn filters(&mut self, route: &Route) -> Vec<Arc<dyn Filter>> {
+        let context = BuildContext::new(self.document.base_dir.clone());
+        let mut built = Vec::with_capacity(route.filters.len());
+        for entry in &route.filters {
+            match selvedge_filters::build(&entry.name, entry.settings.clone(), &context) {
+                Ok(filter) => built.push(filter),
+                Err(error) => {
+                    let pointer = format!("{}{}", entry.pointer, error.pointer);
+                    self.problems.error(&pointer, error.message, error.help);
+                }
+            }
+        }
+        built
+    }
+
+    fn error_page(&mut self, route: &Route, path: &PathBuf) -> Option<Bytes> {
+        match fs::read(path) {
+            Ok(page) => Some(page.into()),
+            Err(error) => {
+                let message = format!("cannot read {}: {error}", path.display());
+                self.problems.error(&format!("{}/error_page", route.pointer), message, None);
+                None
+            }
+        }
+    }
+}
+
+fn scope(route: &Route, target: &BuiltTarget) -> String {
+    match target {
+        BuiltTarget::Handler { slot: HandlerSlot::Loaded(handler), .. } => {
+            format!("{}@{}", route.name, handler.digest())
+        }
+        _ => route.name.clone(),
+    }
+}
+
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}

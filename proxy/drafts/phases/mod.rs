@@ -1,0 +1,9 @@
+#![cfg_attr(rustfmt, rustfmt_skip)]
+//! The phases of a request, in the order they run.
+
+pub(crate) mod arrive;
+pub(crate) mod admit;
+pub(crate) mod caching;
+pub(crate) mod origin;
+pub(crate) mod respond;
+pub(crate) mod finish;

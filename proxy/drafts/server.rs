@@ -1,0 +1,304 @@
+//! `selvedge run`: sockets, signals, reload and an orderly end.
+//!
+//! The sockets are bound here and handed to pingora, so that a port in use is a clear error before anything starts and
+//! port 0 is known. Shutdown is ours too: pingora's server sleeps its whole grace period; this one becomes unready
+//! first, lets load balancers notice, stops accepting, and leaves as soon as the last request is done.
+//!
+//! SIGHUP and `POST /reload` rebuild everything from the file; only a configuration that builds completely replaces the
+//! one that serves. SIGTERM and SIGINT drain; a second one leaves at once.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    os::fd::IntoRawFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use pingora_core::{
+    server::{Fds, configuration::ServerConf},
+    services::Service as _,
+};
+use selvedge_schema::{Document, Listener};
+use serde_json::json;
+use thiserror::Error;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+use crate::{
+    admin::{self, Operator},
+    edge::{Edge, OpenError},
+    tls,
+};
+
+/// How often a drain looks whether the last request is done.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// How long tasks that hold no request (closing connections, writing logs) get after the drain.
+const LAST_TASKS: Duration = Duration::from_millis(500);
+
+/// What `selvedge run` was asked to do.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    pub config: PathBuf,
+    /// Written atomically once every listener accepts: `{"listeners": [{"address", "tls"}], "admin": address}`.
+    pub ready_file: Option<PathBuf>,
+    /// Reload when the configuration file changes.
+    pub watch: bool,
+}
+
+#[derive(Debug, Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("cannot listen on {address}; is the port in use, or below 1024 without the right to bind it?")]
+    Bind { address: SocketAddr, source: io::Error },
+    #[error("cannot set up TLS for {address}")]
+    Tls { address: SocketAddr, source: tls::TlsError },
+    #[error("cannot write the ready file {path}")]
+    ReadyFile { path: PathBuf, source: io::Error },
+    #[error("cannot start the server's threads")]
+    Threads(#[source] io::Error),
+}
+
+/// Why the process is still running or about to leave.
+enum Event {
+    Reload(Option<tokio::sync::oneshot::Sender<Result<u64, String>>>),
+    Drain,
+}
+
+/// Serves `options.config` until a signal ends it. Blocks; returns after the drain.
+pub fn run(options: &RunOptions) -> Result<(), RunError> {
+    let edge = Edge::open(&options.config)?;
+    let document = edge.generation().document.clone();
+    let bound = document.config.listeners.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+    let admin = document.config.admin.as_ref().map(|admin| listen(admin.address)).transpose()?;
+
+    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("proxy")
+        .enable_all()
+        .build()
+        .map_err(RunError::Threads)?;
+    let (events, inbox) = mpsc::channel(16);
+    let (stop, stopped) = watch::channel(false);
+
+    let ready = json!({
+        "listeners": bound.iter().map(|b| json!({ "address": b.address, "tls": b.listener.tls.is_some() })).collect::<Vec<_>>(),
+        "admin": admin.as_ref().and_then(|listener| listener.local_addr().ok()),
+    });
+    let service = runtime.block_on(async { start_proxy(&edge, bound, stopped) })?;
+    if let Some(listener) = admin {
+        start_admin(&edge, &document, listener, events.clone());
+    }
+    if options.watch {
+        watch_file(&edge, &options.config, events.clone());
+    }
+    if let Some(path) = &options.ready_file {
+        write_atomically(path, &format!("{ready}\n"))
+            .map_err(|source| RunError::ReadyFile { path: path.clone(), source })?;
+    }
+    tracing::info!(%ready, "serving");
+
+    runtime.block_on(serve_until_drained(&edge, &options.config, inbox, stop, service));
+    runtime.shutdown_timeout(LAST_TASKS);
+    edge.close();
+    Ok(())
+}
+
+struct Bound {
+    listener: Listener,
+    address: SocketAddr,
+    socket: TcpListener,
+}
+
+fn bind(listener: &Listener) -> Result<Bound, RunError> {
+    let socket = listen(listener.address)?;
+    let address =
+        socket.local_addr().map_err(|source| RunError::Bind { address: listener.address, source })?;
+    Ok(Bound { listener: listener.clone(), address, socket })
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
+    let listen = || {
+        let socket = TcpListener::bind(address)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    };
+    listen().map_err(|source| RunError::Bind { address, source })
+}
+
+/// Hands the bound sockets to pingora and starts accepting.
+fn start_proxy(
+    edge: &Arc<Edge>,
+    bound: Vec<Bound>,
+    stopped: watch::Receiver<bool>,
+) -> Result<tokio::task::JoinHandle<()>, RunError> {
+    let mut service = edge.service(&Arc::new(ServerConf::default()));
+    let mut fds = Fds::new();
+    for Bound { listener, address, socket } in bound {
+        let name = address.to_string();
+        match &listener.tls {
+            None => service.add_tcp(&name),
+            Some(settings) => {
+                let settings = edge
+                    .tls_settings(&listener.address, settings)
+                    .map_err(|source| RunError::Tls { address, source })?;
+                service.add_tls_with_settings(&name, None, settings);
+            }
+        }
+        fds.add(name, socket.into_raw_fd());
+    }
+    let fds = Some(Arc::new(Mutex::new(fds)));
+    Ok(tokio::spawn(async move { service.start_service(fds, stopped, 1).await }))
+}
+
+struct Inbox {
+    events: mpsc::Sender<Event>,
+}
+
+impl Operator for Inbox {
+    fn reload(&self) -> Result<u64, String> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        self.events.blocking_send(Event::Reload(Some(answer))).map_err(|_| "shutting down".to_owned())?;
+        answered.blocking_recv().map_err(|_| "shutting down".to_owned())?
+    }
+
+    fn drain(&self) {
+        let _ = self.events.try_send(Event::Drain);
+    }
+}
+
+fn start_admin(edge: &Arc<Edge>, document: &Document, listener: TcpListener, events: mpsc::Sender<Event>) {
+    let token = document.config.admin.as_ref().and_then(|admin| admin.token.clone());
+    let router = admin::router(Arc::clone(edge), Arc::new(Inbox { events }), token);
+    edge.housekeeping().spawn(async move {
+        match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => {
+                if let Err(error) = axum::serve(listener, router).await {
+                    tracing::error!(%error, "admin listener ended");
+                }
+            }
+            Err(error) => tracing::error!(%error, "admin listener could not start"),
+        }
+    });
+}
+
+/// Reloads when the file changes; a burst of changes (editors write several times) is one reload.
+fn watch_file(edge: &Arc<Edge>, config: &Path, events: mpsc::Sender<Event>) {
+    const SETTLE: Duration = Duration::from_millis(200);
+    let config = config.to_owned();
+    edge.housekeeping().spawn(async move {
+        let mut seen = modified(&config);
+        loop {
+            tokio::time::sleep(SETTLE).await;
+            let now = modified(&config);
+            if now != seen && now.is_some() {
+                seen = now;
+                if events.send(Event::Reload(None)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+}
+
+fn modified(path: &Path) -> Option<(std::time::SystemTime, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+async fn serve_until_drained(
+    edge: &Arc<Edge>,
+    config: &Path,
+    mut inbox: mpsc::Receiver<Event>,
+    stop: watch::Sender<bool>,
+    service: tokio::task::JoinHandle<()>,
+) {
+    let mut hangup = listen_for(SignalKind::hangup());
+    let mut terminate = listen_for(SignalKind::terminate());
+    let mut interrupt = listen_for(SignalKind::interrupt());
+    loop {
+        let event = tokio::select! {
+            _ = received(&mut hangup) => Event::Reload(None),
+            _ = received(&mut terminate) => Event::Drain,
+            _ = received(&mut interrupt) => Event::Drain,
+            Some(event) = inbox.recv() => event,
+        };
+        match event {
+            Event::Reload(answer) => {
+                let outcome = reload(edge, config).await;
+                if let Some(answer) = answer {
+                    let _ = answer.send(outcome);
+                }
+            }
+            Event::Drain => break,
+        }
+    }
+    tokio::select! {
+        () = drain(edge, stop, service) => {}
+        _ = received(&mut terminate) => tracing::warn!("second signal: leaving at once"),
+        _ = received(&mut interrupt) => tracing::warn!("second signal: leaving at once"),
+    }
+}
+
+async fn reload(edge: &Arc<Edge>, config: &Path) -> Result<u64, String> {
+    let (edge, config) = (Arc::clone(edge), config.to_owned());
+    // Building compiles components and opens databases: not on a proxy thread.
+    let built = tokio::task::spawn_blocking(move || edge.reload(&config)).await;
+    match built {
+        Ok(Ok(generation)) => {
+            tracing::info!(generation, "configuration reloaded");
+            Ok(generation)
+        }
+        Ok(Err(error)) => {
+            tracing::error!(%error, "configuration not reloaded; the previous one keeps serving");
+            Err(error.to_string())
+        }
+        Err(panic) => {
+            tracing::error!(%panic, "configuration not reloaded; the previous one keeps serving");
+            Err(panic.to_string())
+        }
+    }
+}
+
+/// Unready first, then no new connections, then wait for the requests under way.
+async fn drain(edge: &Arc<Edge>, stop: watch::Sender<bool>, service: tokio::task::JoinHandle<()>) {
+    let settings = edge.generation().document.config.shutdown.clone();
+    edge.start_draining();
+    tracing::info!(delay = ?settings.delay, grace = ?settings.grace, "draining");
+    tokio::time::sleep(settings.delay).await;
+    let _ = stop.send(true);
+    let _ = service.await;
+    let deadline = Instant::now() + settings.grace;
+    while edge.requests_in_flight() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+    match edge.requests_in_flight() {
+        0 => tracing::info!("drained"),
+        left => tracing::warn!(left, "grace period over; requests under way are cut off"),
+    }
+}
+
+fn listen_for(kind: SignalKind) -> Option<Signal> {
+    signal(kind).inspect_err(|error| tracing::warn!(%error, ?kind, "this signal will not be handled")).ok()
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    std::fs::write(&temporary, text)?;
+    std::fs::rename(temporary, path)
+}

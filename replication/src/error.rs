@@ -1,0 +1,178 @@
+//! What can go wrong, one enum an operation, and how SQLite's result codes map to it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rusqlite::ErrorCode;
+use thiserror::Error;
+
+use crate::guard::Refusal;
+
+/// Why a statement or a batch was not done. Nothing of it is in the database then, except after [`SqlError::Closed`]
+/// and [`SqlError::Io`], where a write may have been done although its answer was lost.
+#[derive(Debug, Error)]
+pub enum SqlError {
+    /// Not valid SQL, or not valid against the schema.
+    #[error("{message}")]
+    Sql { message: String },
+    /// A UNIQUE, NOT NULL, CHECK, foreign key, … constraint.
+    #[error("{message}")]
+    Constraint { message: String },
+    #[error("{0}")]
+    Refused(Refusal),
+    #[error("the statement has {expected} parameters, {given} values were given")]
+    Parameters { expected: usize, given: usize },
+    #[error("column {column} holds text that is not UTF-8; select CAST({column} AS BLOB)")]
+    NotUtf8 { column: String },
+    #[error("the statement did not finish within {limit:?}")]
+    Timeout { limit: Duration },
+    /// Whoever asked has gone. Only seen by code that still looks.
+    #[error("the statement was cancelled")]
+    Cancelled,
+    #[error("{message}")]
+    TooLarge { message: String },
+    #[error("{message}")]
+    Busy { message: &'static str },
+    #[error("the disk is full")]
+    Full,
+    #[error("the database is damaged: {message}")]
+    Corrupt { message: String },
+    #[error("the database file could not be read or written: {message}")]
+    Io { message: String },
+    #[error("the database has been closed")]
+    Closed,
+    /// A statement of a batch; the whole batch was undone.
+    #[error("statement {index} of the batch: {source}")]
+    InBatch { index: usize, source: Box<SqlError> },
+}
+
+/// Why a database was not opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    #[error("SQLite {linked} is linked, but {needed} or newer is needed: older ones can lose commits")]
+    OldSqlite { linked: String, needed: &'static str },
+    #[error(
+        "SQLite was built without {option}; build in the workspace, whose .cargo/config.toml sets LIBSQLITE3_FLAGS"
+    )]
+    MissingOption { option: &'static str },
+    #[error("the directory {directory} does not exist; create it or change the database's path")]
+    NoDirectory { directory: PathBuf },
+    #[error("{path} is a directory, not a database file")]
+    IsDirectory { path: PathBuf },
+    #[error("{path} cannot be read")]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{path} is not a SQLite database")]
+    NotADatabase { path: PathBuf },
+    #[error("the database {path} is damaged; restore it from a backup")]
+    Corrupt { path: PathBuf, source: rusqlite::Error },
+    #[error("the database {path} cannot be written; check the permissions of the file and of its directory")]
+    ReadOnly { path: PathBuf },
+    #[error("{doing} {path}")]
+    Sqlite {
+        doing: &'static str,
+        path: PathBuf,
+        source: rusqlite::Error,
+    },
+    #[error("the thread {name} could not be started")]
+    Thread { name: String, source: std::io::Error },
+    #[error("migrating {path}")]
+    Migration { path: PathBuf, source: MigrationError },
+}
+
+/// Why the migrations of a database were not applied. Those before the named one are.
+#[derive(Debug, Error)]
+pub enum MigrationError {
+    #[error("the migrations directory {directory} cannot be read")]
+    Directory { directory: PathBuf, source: std::io::Error },
+    #[error("{file} cannot be read")]
+    File { file: PathBuf, source: std::io::Error },
+    #[error("{file} is not named like 0001_create_users.sql")]
+    Name { file: String },
+    #[error("{first} and {second} have the same number")]
+    SameNumber { first: String, second: String },
+    #[error("{file} was changed after it had been applied; undo the change and write a new migration")]
+    Changed { file: String },
+    #[error("{file} has been applied to this database but is missing from the directory")]
+    Missing { file: String },
+    #[error("{file} comes before {applied}, which has already been applied; give it a higher number")]
+    OutOfOrder { file: String, applied: String },
+    #[error("{file} was undone")]
+    Failed { file: String, source: SqlError },
+    #[error("reading which migrations have been applied")]
+    Record { source: rusqlite::Error },
+}
+
+impl SqlError {
+    /// A stable name for programs, logs and metrics.
+    pub fn code(&self) -> &'static str {
+        match self {
+            SqlError::Sql { .. } => "sql",
+            SqlError::Constraint { .. } => "constraint",
+            SqlError::Refused(_) => "refused",
+            SqlError::Parameters { .. } => "parameters",
+            SqlError::NotUtf8 { .. } => "not_utf8",
+            SqlError::Timeout { .. } => "timeout",
+            SqlError::Cancelled => "cancelled",
+            SqlError::TooLarge { .. } => "too_large",
+            SqlError::Busy { .. } => "busy",
+            SqlError::Full => "disk_full",
+            SqlError::Corrupt { .. } => "corrupt",
+            SqlError::Io { .. } => "io",
+            SqlError::Closed => "closed",
+            SqlError::InBatch { source, .. } => source.code(),
+        }
+    }
+
+    /// The meaning of SQLite's result code, where neither the guard nor the deadline caused it.
+    pub(crate) fn from_sqlite(error: rusqlite::Error) -> SqlError {
+        let (sqlite, message) = match error {
+            rusqlite::Error::SqliteFailure(sqlite, message) => {
+                let message = message.unwrap_or_else(|| rusqlite::ffi::code_to_str(sqlite.extended_code).to_owned());
+                (sqlite, message)
+            }
+            rusqlite::Error::SqlInputError { msg, offset, .. } => {
+                return SqlError::Sql {
+                    message: format!("{msg} (at byte {offset})"),
+                };
+            }
+            rusqlite::Error::InvalidParameterCount(given, expected) => {
+                return SqlError::Parameters { expected, given };
+            }
+            rusqlite::Error::Empty => {
+                return SqlError::Sql {
+                    message: "the statement is empty".to_owned(),
+                };
+            }
+            rusqlite::Error::MultipleStatement => {
+                return SqlError::Sql {
+                    message: "more than one statement; send them as a batch".to_owned(),
+                };
+            }
+            other => {
+                return SqlError::Sql {
+                    message: other.to_string(),
+                };
+            }
+        };
+        match sqlite.code {
+            // FTS5's own integrity check and the like: an index disagrees with its content, the file is sound.
+            ErrorCode::DatabaseCorrupt if sqlite.extended_code == rusqlite::ffi::SQLITE_CORRUPT_VTAB => {
+                SqlError::Sql { message }
+            }
+            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => SqlError::Corrupt { message },
+            ErrorCode::ConstraintViolation => SqlError::Constraint { message },
+            ErrorCode::DiskFull => SqlError::Full,
+            ErrorCode::TooBig | ErrorCode::OutOfMemory => SqlError::TooLarge { message },
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => SqlError::Busy {
+                message: "another process holds the database",
+            },
+            ErrorCode::SystemIoFailure
+            | ErrorCode::CannotOpen
+            | ErrorCode::PermissionDenied
+            | ErrorCode::ReadOnly
+            | ErrorCode::FileLockingProtocolFailed
+            | ErrorCode::NoLargeFileSupport => SqlError::Io { message },
+            _ => SqlError::Sql { message },
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! The configuration as used: what every other crate sees of the YAML file.
+//!
+//! Names that refer to something (`Target::Handler`, `Route::fallback`, `Binding::Database`) are keys of the maps in
+//! [`Config`]: [`crate::parse`] refuses anything else. All paths are already resolved against the directory of the
+//! configuration file. The defaults written here are the only place where a default is decided; the JSON Schema and the
+//! reference read them from here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+
+use crate::{Cidr, HostPattern, PathPattern};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+
+/// One edge: everything one YAML file says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Never empty; no two bind the same address (port 0 excepted).
+    pub listeners: Vec<Listener>,
+    pub admin: Option<Admin>,
+    /// Where self-made certificates, compiled components and other state live.
+    pub data_dir: PathBuf,
+    /// Files named like a secret here are preferred over environment variables.
+    pub secrets_dir: Option<PathBuf>,
+    /// Peers whose `Forwarded` and `X-Forwarded-*` are believed.
+    pub trusted_proxies: Vec<Cidr>,
+    pub limits: DoorLimits,
+    pub upstreams: BTreeMap<String, Upstream>,
+    pub databases: BTreeMap<String, Database>,
+    pub handlers: BTreeMap<String, Handler>,
+    pub cache: CacheBudget,
+    pub shutdown: Shutdown,
+    pub access_log: AccessLog,
+    /// Never empty, in the order written; names are unique.
+    pub routes: Vec<Route>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    pub address: SocketAddr,
+    /// `None` speaks plain HTTP.
+    pub tls: Option<Tls>,
+}
+
+/// At least one certificate or one self-signed name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    pub certificates: Vec<CertificateFiles>,
+    /// Names for a certificate that is made once and kept under [`Config::data_dir`].
+    pub self_signed: Vec<String>,
+    pub min_version: TlsVersion,
+}
+
+/// PEM files: a chain, leaf first, and its private key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    Tls12,
+    Tls13,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub struct Admin {
+    pub address: SocketAddr,
+    /// Always present when the address is not a loopback address.
+    pub token: Option<String>,
+}
+
+/// The token never reaches a log through `{:?}`.
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin")
+            .field("address", &self.address)
+            .field("token", &self.token.as_ref().map(|_| "(hidden)"))
+            .finish()
+    }
+}
+
+/// What a client may ask of the door, before any route is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoorLimits {
+    /// From the first byte of a request's head to its last, however many reads that takes.
+    pub header_timeout: Duration,
+    /// How long a connection may be idle between two requests.
+    pub keepalive: Duration,
+    /// Longest pause between two reads of a request body.
+    pub body_timeout: Duration,
+    pub header_bytes: u64,
+    pub body_bytes: u64,
+    pub connections: usize,
+    pub connections_per_address: usize,
+    pub requests_per_connection: u32,
+}
+
+impl Default for DoorLimits {
+    fn default() -> Self {
+        Self {
+            header_timeout: Duration::from_secs(10),
+            keepalive: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(60),
+            header_bytes: 64 * KIB,
+            body_bytes: GIB,
+            connections: 10_000,
+            connections_per_address: 1_000,
+            requests_per_connection: 10_000,
+        }
+    }
+}
+
+/// A legacy backend: one or more servers that answer alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// Never empty; at least one is not a backup.
+    pub servers: Vec<Server>,
+    pub balance: Balance,
+    pub health_check: Option<HealthCheck>,
+    pub timeouts: Timeouts,
+    /// Further attempts after a failed one; idempotent requests only.
+    pub retries: u32,
+    pub tls: Option<UpstreamTls>,
+    pub http2: bool,
+    /// `Host` as sent to the upstream; `None` passes the client's on.
+    pub host: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// `host:port`; the host is a name, an IPv4 address or an IPv6 address in brackets.
+    pub address: String,
+    /// At least 1.
+    pub weight: u32,
+    /// Used only when no other server is healthy.
+    pub backup: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Balance {
+    #[default]
+    RoundRobin,
+    Random,
+    LeastConnections,
+    ConsistentHash,
+}
+
+/// An active check: `GET path` on every server; a 2xx or 3xx within `timeout` is a success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub path: String,
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// Successes in a row that bring a server back.
+    pub healthy: u32,
+    /// Failures in a row that take a server out.
+    pub unhealthy: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    /// Longest pause between two reads.
+    pub read: Duration,
+    /// Longest pause between two writes.
+    pub write: Duration,
+    /// How long an unused connection is kept.
+    pub idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            read: Duration::from_secs(30),
+            write: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UpstreamTls {
+    /// Name in SNI and in the certificate; `None` takes the server's address.
+    pub server_name: Option<String>,
+    /// PEM file of the authorities to believe; `None` takes the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// A local SQLite database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Database {
+    pub path: PathBuf,
+    /// Folder of `.sql` files, run once each in the order of their names.
+    pub migrations: Option<PathBuf>,
+    pub statement_timeout: Duration,
+    /// Read-only connections; at least 1.
+    pub readers: usize,
+}
+
+/// A wasm component and the only capabilities it gets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Handler {
+    pub component: PathBuf,
+    pub bindings: BTreeMap<String, Binding>,
+    pub env: BTreeMap<String, String>,
+    /// Names of files under [`Config::secrets_dir`] or of environment variables of the process.
+    pub secrets: Vec<String>,
+    pub limits: HandlerLimits,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Binding {
+    /// A key of [`Config::databases`].
+    Database(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandlerLimits {
+    /// Linear memory of one instance, bytes.
+    pub memory: u64,
+    /// Time on a processor for one request.
+    pub cpu: Duration,
+    /// Time by the clock for one request.
+    pub wall: Duration,
+    /// Requests at the same time.
+    pub concurrency: usize,
+    /// How long a request may wait for a free slot.
+    pub queue: Duration,
+    pub request_body: u64,
+    pub response_header: u64,
+    /// Requests one `wasi:http` 0.3 instance may serve in its life.
+    pub reuse: u32,
+    /// Requests one 0.3 instance may serve at the same time.
+    pub reuse_concurrency: u32,
+    /// How long an unused 0.3 instance is kept.
+    pub idle: Duration,
+}
+
+impl Default for HandlerLimits {
+    fn default() -> Self {
+        Self {
+            memory: 128 * MIB,
+            cpu: Duration::from_secs(1),
+            wall: Duration::from_secs(30),
+            concurrency: 256,
+            queue: Duration::from_secs(1),
+            request_body: 10 * MIB,
+            response_header: 64 * KIB,
+            reuse: 128,
+            reuse_concurrency: 16,
+            idle: Duration::from_secs(1),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheBudget {
+    /// Bytes of all stored responses together.
+    pub memory: u64,
+    /// Bytes of the largest response that is stored.
+    pub max_object: u64,
+}
+
+impl Default for CacheBudget {
+    fn default() -> Self {
+        Self {
+            memory: 256 * MIB,
+            max_object: 64 * MIB,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shutdown {
+    /// From "not ready" to the moment the listeners close, so that a load balancer can look away first.
+    pub delay: Duration,
+    /// From then to the end, however many requests are left.
+    pub grace: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self {
+            delay: Duration::ZERO,
+            grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Where the access log goes, one JSON object a line.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum AccessLog {
+    Off,
+    #[default]
+    Stdout,
+    Stderr,
+    File(PathBuf),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// As written, or host and path; unique. Metrics and logs call the route this.
+    pub name: String,
+    pub matcher: Match,
+    /// Run in this order.
+    pub filters: Vec<FilterEntry>,
+    pub cache: Option<CachePolicy>,
+    pub target: Target,
+    /// A key of [`Config::upstreams`]; only where the target is a handler or another upstream.
+    pub fallback: Option<String>,
+    pub error_page: Option<PathBuf>,
+    /// JSON pointer into the configuration, `/routes/3`.
+    pub pointer: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Match {
+    pub host: HostPattern,
+    pub path: PathPattern,
+    /// `None` is every method. A list with GET answers HEAD too.
+    pub methods: Option<Vec<Method>>,
+}
+
+/// A filter by its name in the list of the filters crate, with settings that fit that filter's schema.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FilterEntry {
+    pub name: String,
+    pub settings: serde_json::Value,
+    /// JSON pointer to the settings, `/routes/3/filters/0/jwt`.
+    pub pointer: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A key of [`Config::handlers`].
+    Handler(String),
+    /// A key of [`Config::upstreams`].
+    Upstream(String),
+    Static(StaticFiles),
+    Redirect(RedirectTarget),
+    Respond(FixedResponse),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaticFiles {
+    pub root: PathBuf,
+    /// File served for a folder.
+    pub index: String,
+    /// The files never change under their name: clients may keep them for a year.
+    pub immutable: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedirectTarget {
+    /// An absolute URL or a path from the root.
+    pub to: String,
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FixedResponse {
+    pub status: u16,
+    pub body: String,
+    pub content_type: String,
+}
+
+/// What the route says about storing its responses; the response's own headers say the rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachePolicy {
+    pub isr: Option<Isr>,
+    /// Given to every response of the route, beside the tags in its headers.
+    pub tags: Vec<String>,
+    /// Request headers that are part of the variance even when the response does not say so.
+    pub vary: Vec<HeaderName>,
+    pub query: QueryKey,
+}
+
+/// Which part of the query is part of the cache key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueryKey {
+    All,
+    None,
+    /// Only these parameters.
+    Only(Vec<String>),
+}
+
+/// Incremental regeneration: the route decides freshness, whatever the response says.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Isr {
+    /// A page older than this is stale: served once more while it is made anew. Never zero.
+    pub revalidate: Duration,
+    /// A page older than this is never served; `None` keeps it until it is purged or evicted.
+    pub expire: Option<Duration>,
+    /// How long past its freshness a page may stand in for a failed regeneration.
+    pub stale_if_error: Duration,
+    /// A request that shows this token sees the page made anew.
+    pub bypass_token: Option<String>,
+}
+
+impl Isr {
+    /// The default of [`Isr::stale_if_error`].
+    pub const STALE_IF_ERROR: Duration = Duration::from_secs(24 * 60 * 60);
+}
+
+/// The token never reaches a log through `{:?}`.
+impl fmt::Debug for Isr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Isr")
+            .field("revalidate", &self.revalidate)
+            .field("expire", &self.expire)
+            .field("stale_if_error", &self.stale_if_error)
+            .field("bypass_token", &self.bypass_token.as_ref().map(|_| "(hidden)"))
+            .finish()
+    }
+}

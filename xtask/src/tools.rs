@@ -1,0 +1,101 @@
+//! Finding, or getting, what the build needs beyond Rust.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+pub(crate) fn workspace_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask lies in the workspace")
+        .to_owned()
+}
+
+/// Runs a command in the workspace with `path` as its PATH; its output is shown as it comes.
+pub(crate) fn run(program: &str, arguments: &[&str], path: &OsString) -> Result<()> {
+    let status = Command::new(program)
+        .args(arguments)
+        .env("PATH", path)
+        .current_dir(workspace_root())
+        .status()
+        .with_context(|| format!("cannot start {program}"))?;
+    if !status.success() {
+        bail!("{program} {} failed: {status}", arguments.join(" "));
+    }
+    Ok(())
+}
+
+/// A PATH with cmake on it: the machine's, Debian's when we are root, else PyPI's under `target/tools`.
+pub(crate) fn path_with_cmake() -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    if answers("cmake", &path) {
+        return Ok(path);
+    }
+    println!("cmake is missing; installing it");
+    if run("apt-get", &["update", "-qq"], &path).is_ok()
+        && run(
+            "apt-get",
+            &["install", "-y", "-qq", "--no-install-recommends", "cmake"],
+            &path,
+        )
+        .is_ok()
+        && answers("cmake", &path)
+    {
+        return Ok(path);
+    }
+    let tools = workspace_root().join("target/tools");
+    let target = tools.to_str().context("the workspace's path is not UTF-8")?;
+    run("python3", &["-m", "venv", target], &path)?;
+    let pip = tools.join("bin/pip");
+    run(
+        pip.to_str().context("the workspace's path is not UTF-8")?,
+        &["install", "-q", "cmake==4.1.0"],
+        &path,
+    )?;
+    let mut with_tools = OsString::from(tools.join("bin"));
+    with_tools.push(":");
+    with_tools.push(path);
+    if !answers("cmake", &with_tools) {
+        bail!("cmake is needed to build and could not be installed; install it and try again");
+    }
+    Ok(with_tools)
+}
+
+/// Installs what the end-to-end tests talk to. Where it cannot, the tests that need it say so.
+pub(crate) fn peers(path: &OsString) {
+    let missing: Vec<&str> = [("nginx", "nginx-light"), ("curl", "curl")]
+        .into_iter()
+        .filter(|(program, _)| !is_installed(program, path))
+        .map(|(_, package)| package)
+        .collect();
+    if !missing.is_empty() {
+        install_from_debian(&missing, path);
+    }
+}
+
+fn is_installed(program: &str, path: &OsString) -> bool {
+    let places = env::split_paths(path).chain([PathBuf::from("/usr/sbin")]);
+    places
+        .map(|place| place.join(program))
+        .any(|candidate| candidate.is_file())
+}
+
+fn install_from_debian(packages: &[&str], path: &OsString) -> bool {
+    println!("installing {} from Debian's packages", packages.join(", "));
+    let mut install = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    install.extend(packages);
+    run("apt-get", &["update", "-qq"], path).is_ok() && run("apt-get", &install, path).is_ok()
+}
+
+fn answers(program: &str, path: &OsString) -> bool {
+    Command::new(program)
+        .arg("--version")
+        .env("PATH", path)
+        .output()
+        .is_ok_and(|output| output.status.success())
+}
