@@ -132,6 +132,8 @@ pub(crate) struct Call {
     cancelled: AtomicBool,
     /// The response body ended or was given up.
     done: AtomicBool,
+    /// The instance is gone and has recorded its reason, if it had one.
+    instance_ended: AtomicBool,
     changed: Notify,
     /// The instance that took the call.
     instance: OnceLock<Arc<Control>>,
@@ -145,6 +147,7 @@ impl Call {
             failure: Mutex::new(None),
             cancelled: AtomicBool::new(false),
             done: AtomicBool::new(false),
+            instance_ended: AtomicBool::new(false),
             changed: Notify::new(),
             instance: OnceLock::new(),
             gate,
@@ -171,6 +174,28 @@ impl Call {
         self.changed.notify_waiters();
     }
 
+    fn instance_ended(&self) {
+        self.instance_ended.store(true, Ordering::Release);
+        self.gate.guest_ended();
+        self.changed.notify_waiters();
+    }
+
+    /// Resolves when it is known whether the instance ended with a failure: `None` when it ended without one.
+    pub(crate) async fn instance_verdict(&self) -> Option<Failure> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(failure) = self.failure() {
+                return Some(failure);
+            }
+            if self.instance_ended.load(Ordering::Acquire) {
+                return None;
+            }
+            changed.await;
+        }
+    }
+
     fn is_done(&self) -> bool {
         self.done.load(Ordering::Acquire)
     }
@@ -190,6 +215,8 @@ impl Call {
     pub(crate) async fn interrupted(&self) -> Failure {
         loop {
             let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
             if let Some(failure) = self.failure() {
                 return failure;
             }
@@ -360,7 +387,7 @@ impl WorkerState for InstanceState {
             self.control.fail_all(&classify(&error, memory_refused));
         }
         for call in self.control.calls.lock().iter() {
-            call.gate.guest_ended();
+            call.instance_ended();
         }
         drop(store);
         self.counters.instances.fetch_sub(1, Ordering::Relaxed);

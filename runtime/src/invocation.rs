@@ -190,9 +190,12 @@ async fn respond(
     call: &Arc<Call>,
 ) -> Result<http::Response<WasiBody>, Failure> {
     let request = request.map(BodyExt::boxed_unsync);
+    // Biased: of a guest that set its head and failed before the head was handed on, the failure counts, because a
+    // fallback can still answer then.
     let outcome = tokio::select! {
-        outcome = handler.proxy().handle(Arc::clone(call), request) => outcome,
+        biased;
         failure = call.interrupted() => return Err(failure),
+        outcome = handler.proxy().handle(Arc::clone(call), request) => outcome,
     };
     match outcome {
         Ok(response) => Ok(response),
@@ -208,8 +211,9 @@ async fn name_failure(error: &wasmtime::Error, call: &Call) -> Failure {
         return failure;
     }
     if error.downcast_ref::<TrapOrPanicError>().is_some() {
-        let known = timeout(REASON_WAIT, call.interrupted()).await;
-        return known.unwrap_or_else(|_| Failure::Trap("the instance ended".to_owned()));
+        return reason(call)
+            .await
+            .unwrap_or_else(|| Failure::Trap("the instance ended".to_owned()));
     }
     if error.downcast_ref::<ExpirationError>().is_some() {
         return Failure::WallDeadline;
@@ -227,7 +231,8 @@ async fn name_failure(error: &wasmtime::Error, call: &Call) -> Failure {
     }
     let text = format!("{error:#}");
     if text.contains("never invoked `response-outparam::set`") {
-        return Failure::NoResponse;
+        // A 0.2 guest that trapped did not answer either; its instance knows which of the two it was.
+        return reason(call).await.unwrap_or(Failure::NoResponse);
     }
     Failure::BadResponse(text)
 }
@@ -343,8 +348,12 @@ async fn body_failure(error: &wasmtime_wasi_http::Error, call: &Call) -> Failure
         return Failure::BodyTooLarge;
     }
     // A body breaks because its instance ended; the instance says why a moment later.
-    match timeout(REASON_WAIT, call.interrupted()).await {
-        Ok(failure) => failure,
-        Err(_) => Failure::BadResponse(format!("{error:?}")),
-    }
+    reason(call)
+        .await
+        .unwrap_or_else(|| Failure::BadResponse(format!("{error:?}")))
+}
+
+/// Why the instance ended; `None` when it ended without a reason, or does not say.
+async fn reason(call: &Call) -> Option<Failure> {
+    timeout(REASON_WAIT, call.instance_verdict()).await.ok().flatten()
 }
