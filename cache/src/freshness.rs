@@ -347,17 +347,21 @@ fn split_outside_quotes(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Removes what belongs to one connection or one client and must not be replayed to another.
-pub fn strip_before_storing(response: &mut ResponseHeader) {
-    let nominated: Vec<String> = response
-        .headers
+/// The lower-case names of the fields that `Connection` nominates (RFC 9110 section 7.6.1).
+pub fn connection_nominated(headers: &HeaderMap) -> Vec<String> {
+    headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(|name| name.trim().to_ascii_lowercase())
         .filter(|name| !name.is_empty())
-        .collect();
+        .collect()
+}
+
+/// Removes what belongs to one connection or one client and must not be replayed to another.
+pub fn strip_before_storing(response: &mut ResponseHeader) {
+    let nominated = connection_nominated(&response.headers);
     for name in nominated {
         response.remove_header(&name);
     }

@@ -16,6 +16,6 @@ mod key;
 mod memory;
 
 pub use backoff::Backoff;
-pub use freshness::{Decision, DoNotStore, Plan, RequestFacts, decide, strip_before_storing};
+pub use freshness::{Decision, DoNotStore, Plan, RequestFacts, connection_nominated, decide, strip_before_storing};
 pub use key::{KeyParts, cache_key, keyed_query};
 pub use memory::{MemoryHit, MemoryStorage, StorageStats};

@@ -361,6 +361,13 @@ mod tests {
     }
 
     #[test]
+    fn every_failure_of_a_handler_has_a_row_of_its_own() {
+        for reason in Failure::REASONS {
+            assert_eq!(judge(&Error::new_up(ErrorType::Custom(reason))).reason, reason);
+        }
+    }
+
+    #[test]
     fn proxy_status_never_carries_what_a_field_value_cannot() {
         let verdict = judge(&Error::new_up(ErrorType::ConnectRefused));
         let value = verdict.proxy_status(Some("a \"quoted\" \\ line\nbreak é"));

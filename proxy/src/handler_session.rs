@@ -312,14 +312,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         "transfer-encoding",
         "upgrade",
     ];
-    let nominated: Vec<String> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|name| name.trim().to_ascii_lowercase())
-        .filter(|name| !name.is_empty())
-        .collect();
+    let nominated = selvedge_cache::connection_nominated(headers);
     for name in HOP_BY_HOP.iter().copied().chain(nominated.iter().map(String::as_str)) {
         headers.remove(name);
     }

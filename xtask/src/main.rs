@@ -9,21 +9,35 @@ mod dependencies;
 mod test;
 mod tools;
 
-use anyhow::{Result, bail};
+use std::process::ExitCode;
+
+use anyhow::Result;
 
 const USAGE: &str = "usage: cargo xtask test | data
   test   formatting, lints, dependency rules and all tests
   data   builds the demo's dictionary under target/demo";
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let command = std::env::args().nth(1);
-    match command.as_deref() {
+    let outcome = match command.as_deref() {
         Some("test") => test::run(),
-        Some("data") => {
-            let path = data::dictionary(&tools::workspace_root().join("target"))?;
-            println!("{}", path.display());
-            Ok(())
+        Some("data") => data(),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
         }
-        _ => bail!("{USAGE}"),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn data() -> Result<()> {
+    let path = data::dictionary(&tools::workspace_root().join("target"))?;
+    println!("{}", path.display());
+    Ok(())
 }

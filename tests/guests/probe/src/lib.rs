@@ -1,7 +1,7 @@
 //! What both probes share: reading a request target, the replies that need only the request, SQL and panic reports.
 //!
 //! The WASI versions differ in how bytes move, not in what is asked: whatever moves bytes or waits is in the probe of
-//! the version, everything else is here. The paths are listed in `../README.md`.
+//! the version, everything else is here. The paths are in each probe's `handle`.
 
 mod json;
 mod panic;
