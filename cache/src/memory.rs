@@ -325,7 +325,7 @@ pub struct MemoryHit {
 enum Source {
     Complete {
         entry: Arc<Entry>,
-        position: usize,
+        cursor: Cursor,
         end: usize,
     },
     Partial {
@@ -340,7 +340,7 @@ impl MemoryHit {
         MemoryHit {
             source: Source::Complete {
                 entry,
-                position: 0,
+                cursor: Cursor::default(),
                 end,
             },
             being_replaced,
@@ -363,31 +363,51 @@ impl Drop for MemoryHit {
     }
 }
 
-/// The chunk at byte `position`, cut at `end`.
-fn chunk_at(body: &[Bytes], position: usize, end: usize) -> Option<Bytes> {
-    let mut start = 0;
-    for chunk in body {
-        if position < start + chunk.len() {
-            let until = (end - start).min(chunk.len());
-            return Some(chunk.slice(position - start..until));
+/// Where a reader of a complete body stands.
+#[derive(Clone, Copy, Default)]
+struct Cursor {
+    chunk: usize,
+    /// Within that chunk.
+    offset: usize,
+    /// Within the body.
+    position: usize,
+}
+
+impl Cursor {
+    /// At byte `position` of `body`.
+    fn at(body: &[Bytes], position: usize) -> Cursor {
+        let (mut chunk, mut offset) = (0, position);
+        while let Some(current) = body.get(chunk).filter(|current| offset >= current.len()) {
+            offset -= current.len();
+            chunk += 1;
         }
-        start += chunk.len();
+        Cursor {
+            chunk,
+            offset,
+            position,
+        }
     }
-    None
+
+    /// The rest of the current chunk, cut at byte `end` of the body; moves past it.
+    fn take(&mut self, body: &[Bytes], end: usize) -> Option<Bytes> {
+        let chunk = body.get(self.chunk)?;
+        let length = (chunk.len() - self.offset).min(end - self.position);
+        let taken = chunk.slice(self.offset..self.offset + length);
+        *self = Cursor {
+            chunk: self.chunk + 1,
+            offset: 0,
+            position: self.position + length,
+        };
+        Some(taken)
+    }
 }
 
 #[async_trait]
 impl HandleHit for MemoryHit {
     async fn read_body(&mut self) -> Result<Option<Bytes>> {
         match &mut self.source {
-            Source::Complete { entry, position, end } => {
-                if *position >= *end {
-                    return Ok(None);
-                }
-                let chunk = chunk_at(&entry.body, *position, *end);
-                *position += chunk.as_ref().map_or(0, Bytes::len);
-                Ok(chunk)
-            }
+            Source::Complete { entry, cursor, end } if cursor.position < *end => Ok(cursor.take(&entry.body, *end)),
+            Source::Complete { .. } => Ok(None),
             Source::Partial { fill, reader } => fill
                 .read(*reader)
                 .await
@@ -412,7 +432,7 @@ impl HandleHit for MemoryHit {
     fn seek(&mut self, start: usize, end: Option<usize>) -> Result<()> {
         let Source::Complete {
             entry,
-            position,
+            cursor,
             end: until,
         } = &mut self.source
         else {
@@ -421,7 +441,7 @@ impl HandleHit for MemoryHit {
         if start >= entry.body_bytes {
             return Error::e_explain(ErrorType::InternalError, "range beyond the stored body");
         }
-        *position = start;
+        *cursor = Cursor::at(&entry.body, start);
         *until = end.unwrap_or(entry.body_bytes).min(entry.body_bytes);
         Ok(())
     }
