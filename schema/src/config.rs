@@ -331,6 +331,20 @@ pub struct Match {
     pub methods: Option<Vec<Method>>,
 }
 
+/// `GET,HEAD shop.example.com/products/*`; any host and every method are left out.
+impl fmt::Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(methods) = &self.methods {
+            let methods: Vec<_> = methods.iter().map(Method::as_str).collect();
+            write!(f, "{} ", methods.join(","))?;
+        }
+        match &self.host {
+            HostPattern::Any => write!(f, "{}", self.path),
+            host => write!(f, "{host}{}", self.path),
+        }
+    }
+}
+
 /// A filter by its name in the list of the filters crate, with settings that fit that filter's schema.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FilterEntry {
@@ -409,8 +423,7 @@ pub struct Isr {
 }
 
 impl Isr {
-    /// The default of [`Isr::stale_if_error`].
-    pub const STALE_IF_ERROR: Duration = Duration::from_secs(24 * 60 * 60);
+    pub(crate) const STALE_IF_ERROR: Duration = Duration::from_secs(24 * 60 * 60);
 }
 
 /// The token never reaches a log through `{:?}`.

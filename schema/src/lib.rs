@@ -8,12 +8,30 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
+mod check;
 mod cidr;
 mod config;
+mod diagnostic;
+mod document;
+mod json_schema;
+mod not_yet;
 mod pattern;
 mod percent;
+mod source;
+mod substitute;
+mod text;
+mod units;
+mod walk;
+mod words;
+mod written;
+mod yaml;
 
 pub use cidr::{Cidr, CidrError};
 pub use config::*;
+pub use diagnostic::{Colour, Diagnostic, Diagnostics, Severity};
+pub use document::{Document, parse};
+pub use json_schema::{FilterSchema, json_schema};
 pub use pattern::{HostPattern, PathPattern, PatternError, Segment};
 pub use percent::{EscapeRefusal, canonical_escapes};
+pub use source::SourceMap;
+pub use text::{ByteSize, PositiveDuration, Text, TextFormat};

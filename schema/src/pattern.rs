@@ -131,6 +131,16 @@ impl PathPattern {
         &self.segments
     }
 
+    /// What the `*` stands for in a path that matches; without a `*` the last segment of the path.
+    pub fn rest<'a>(&self, path: &'a str) -> &'a str {
+        if !self.open {
+            return path.rsplit('/').next().unwrap_or_default();
+        }
+        path.splitn(self.segments.len() + 2, '/')
+            .nth(self.segments.len() + 1)
+            .unwrap_or_default()
+    }
+
     /// True when the pattern ends in `/*`: whatever follows the segments matches, also nothing.
     pub fn is_open(&self) -> bool {
         self.open
@@ -204,6 +214,25 @@ impl fmt::Display for PathPattern {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rest_is_what_the_star_stands_for() {
+        for (pattern, path, expected) in [
+            ("/*", "/a/b", "a/b"),
+            ("/*", "/", ""),
+            ("/assets/*", "/assets/css/x.css", "css/x.css"),
+            ("/assets/*", "/assets", ""),
+            ("/assets/*", "/assets/", ""),
+            ("/u/:id/*", "/u/7/a", "a"),
+            ("/favicon.ico", "/favicon.ico", "favicon.ico"),
+        ] {
+            assert_eq!(
+                pattern.parse::<PathPattern>().unwrap().rest(path),
+                expected,
+                "{pattern} {path}"
+            );
+        }
+    }
 
     fn shown<T: FromStr<Err = PatternError> + fmt::Display>(text: &str) -> String {
         text.parse::<T>()
