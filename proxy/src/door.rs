@@ -49,7 +49,7 @@ tokio::task_local! {
 const HEADER_SLACK_BYTES: u64 = 64 * 1024;
 
 /// Tells the connection's clock that the request header is complete.
-pub fn header_complete() {
+pub(crate) fn header_complete() {
     let _ = CONNECTION.try_with(|clock| clock.set(Waiting::Body));
 }
 
@@ -254,7 +254,10 @@ impl Peek for GuardedStream {
 }
 
 /// Serves one HTTP/1 connection until it closes; the counterpart of pingora's own loop, with the door's limits.
-pub fn http1_loop<SV>(limits: DoorLimits, count: Arc<ConnectionCount>) -> ProcessCustomSession<SV, HandlerConnector>
+pub(crate) fn http1_loop<SV>(
+    limits: DoorLimits,
+    count: Arc<ConnectionCount>,
+) -> ProcessCustomSession<SV, HandlerConnector>
 where
     SV: ProxyHttp + Send + Sync + 'static,
     SV::CTX: Send + Sync,
@@ -305,7 +308,7 @@ fn peer_address(stream: &Stream) -> Option<IpAddr> {
 
 /// Connections open now, in all and by address.
 #[derive(Debug)]
-pub struct ConnectionCount {
+pub(crate) struct ConnectionCount {
     limit: usize,
     limit_per_address: usize,
     open: Mutex<Open>,
@@ -319,7 +322,7 @@ struct Open {
 }
 
 impl ConnectionCount {
-    pub fn new(limits: &DoorLimits) -> Arc<ConnectionCount> {
+    pub(crate) fn new(limits: &DoorLimits) -> Arc<ConnectionCount> {
         Arc::new(ConnectionCount {
             limit: limits.connections,
             limit_per_address: limits.connections_per_address,
@@ -328,7 +331,7 @@ impl ConnectionCount {
     }
 
     /// A place for a connection from `address`, or `None` when a limit is reached.
-    pub fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Place> {
+    pub(crate) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Place> {
         let key = address.map(subscriber);
         let mut open = self.open.lock();
         let here = key.and_then(|key| open.by_address.get(&key).copied()).unwrap_or(0);
@@ -346,18 +349,18 @@ impl ConnectionCount {
         })
     }
 
-    pub fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.open.lock().total
     }
 
-    pub fn refused(&self) -> u64 {
+    pub(crate) fn refused(&self) -> u64 {
         self.open.lock().refused
     }
 }
 
 /// One counted connection; leaves the count when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub(crate) struct Place {
     count: Arc<ConnectionCount>,
     key: Option<IpAddr>,
 }

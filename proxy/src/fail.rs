@@ -8,9 +8,11 @@ use http::{HeaderValue, StatusCode};
 use pingora_error::{Error, ErrorSource, ErrorType};
 use selvedge_runtime::Failure;
 
+use crate::path::PathRefusal;
+
 /// Who has to change something for the error to go away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame {
+pub(crate) enum Blame {
     Downstream,
     Upstream,
     Guest,
@@ -18,7 +20,7 @@ pub enum Blame {
 }
 
 impl Blame {
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Blame::Downstream => "downstream",
             Blame::Upstream => "upstream",
@@ -30,7 +32,7 @@ impl Blame {
 
 /// A request we turn away ourselves, before any handler or upstream sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// HTTP/1.1 without exactly one valid `Host`, or `Host` that disagrees with the target (RFC 9112 section 3.2).
     Host,
     /// Repeated or list-valued `Content-Length`, or both framings at once (RFC 9112 section 6.3).
@@ -39,23 +41,29 @@ pub enum Refusal {
     HeaderTooLarge,
     /// The declared body is larger than the route allows.
     BodyTooLarge,
+    /// The path is not one that every server would read alike.
+    Path(PathRefusal),
     /// No route matches host and path.
     NoRoute,
+    /// The route serves files, and there is none.
+    NoFile,
+    /// The range lies outside the file, which has this many bytes.
+    Range(u64),
     /// A route matches, but not with this method; the value is the `Allow` list.
     MethodNotAllowed(String),
 }
 
 /// What a refusal or failure looks like from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    pub status: StatusCode,
+pub(crate) struct Verdict {
+    pub(crate) status: StatusCode,
     /// Stable name for log and metrics.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
     /// RFC 9209 section 2.3 proxy error type.
-    pub proxy_error: &'static str,
-    pub blame: Blame,
+    pub(crate) proxy_error: &'static str,
+    pub(crate) blame: Blame,
     /// Whether asking again (the same or another server) can help, when the request allows it.
-    pub retryable: bool,
+    pub(crate) retryable: bool,
 }
 
 impl Verdict {
@@ -75,8 +83,13 @@ impl Verdict {
         }
     }
 
+    /// A filter answered instead of the target.
+    pub(crate) const fn of_filter(status: StatusCode, reason: &'static str) -> Self {
+        Verdict::new(status, reason, "http_request_denied", Blame::Downstream, false)
+    }
+
     /// The value of `Proxy-Status` (RFC 9209); `detail` must be printable ASCII, anything else is dropped.
-    pub fn proxy_status(&self, detail: Option<&str>) -> HeaderValue {
+    pub(crate) fn proxy_status(&self, detail: Option<&str>) -> HeaderValue {
         let mut value = format!("selvedge; error={}", self.proxy_error);
         let detail = detail.unwrap_or(self.reason);
         let clean: String = detail
@@ -90,7 +103,7 @@ impl Verdict {
 }
 
 impl Refusal {
-    pub fn verdict(&self) -> Verdict {
+    pub(crate) fn verdict(&self) -> Verdict {
         use Blame::Downstream;
         match self {
             Refusal::Host => Verdict::new(
@@ -121,6 +134,27 @@ impl Refusal {
                 Downstream,
                 false,
             ),
+            Refusal::Path(_) => Verdict::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_path",
+                "http_request_error",
+                Downstream,
+                false,
+            ),
+            Refusal::NoFile => Verdict::new(
+                StatusCode::NOT_FOUND,
+                "no_file",
+                "destination_not_found",
+                Downstream,
+                false,
+            ),
+            Refusal::Range(_) => Verdict::new(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                "range_not_satisfiable",
+                "http_request_error",
+                Downstream,
+                false,
+            ),
             Refusal::NoRoute => Verdict::new(
                 StatusCode::NOT_FOUND,
                 "no_route",
@@ -146,14 +180,18 @@ pub(crate) fn handler_error(failure: Failure) -> Box<Error> {
 }
 
 /// The request body outgrew the limit while it was streaming.
-pub const BODY_TOO_LARGE: ErrorType = ErrorType::Custom("request_body_too_large");
+pub(crate) const BODY_TOO_LARGE: ErrorType = ErrorType::Custom("request_body_too_large");
+/// Every server of the upstream was tried or is unusable.
+pub(crate) const NO_SERVER: ErrorType = ErrorType::Custom("no_server_left");
+/// The handler's component could not be loaded when the process started.
+pub(crate) const HANDLER_UNAVAILABLE: ErrorType = ErrorType::Custom("handler_unavailable");
 
 const GATEWAY: StatusCode = StatusCode::BAD_GATEWAY;
 const TIMEOUT: StatusCode = StatusCode::GATEWAY_TIMEOUT;
 const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
 
 /// Status, reason and blame of an error that ended (or nearly ended) a request.
-pub fn judge(error: &Error) -> Verdict {
+pub(crate) fn judge(error: &Error) -> Verdict {
     use Blame::{Downstream, Guest, Upstream, Us};
     let row = Verdict::new;
     match error.etype() {

@@ -1,14 +1,41 @@
-//! The edge on pingora, as far as it stands: a handler as an upstream, the door of a connection, errors as statuses.
+//! The edge on pingora: from a socket to a response.
 //!
-//! `handler_session` lets a wasm invocation answer wherever pingora expects an upstream; `door` bounds what a connection
-//! may cost before and between its requests; `fail` is the only place where an error becomes a status.
+//! Read `edge` first: it lists the phases of a request in order. Then `phases`, in the order of its `mod` lines. What a
+//! phase uses stands in a file of its own, named by what it is. `server` runs an edge as a process; somebody with a
+//! pingora server of their own uses [`Edge::open`] and [`Edge::service`] instead.
+//!
+//! Invariants: a request sees one configuration from its first phase to its last; an error becomes a status only in
+//! `fail`; only `handler_session` implements pingora's hidden custom traits.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
+mod context;
+mod edge;
+mod phases;
+
+mod admin;
+mod generation;
+mod open;
+mod server;
+
+mod client;
 mod door;
 mod fail;
 mod handler_session;
+mod path;
+mod response_cache;
+mod router;
+mod static_files;
+mod upstreams;
 
-pub use door::{ConnectionCount, Place, header_complete, http1_loop};
-pub use fail::{BODY_TOO_LARGE, Blame, Refusal, Verdict, judge};
+mod access_log;
+mod metrics;
+mod tls;
+
+pub use admin::{Operator, router as admin_router};
+pub use edge::{Edge, EdgeProxy, OpenError};
+pub use generation::Generation;
 pub use handler_session::{HandlerCall, HandlerConnector, HandlerSession, handler_peer};
+pub use open::check;
+pub use server::{RunError, RunOptions, run};
+pub use tls::TlsError;

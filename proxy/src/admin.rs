@@ -37,7 +37,11 @@ struct Admin {
 
 /// The admin API of `edge` as an axum router. `token` as in `admin.token`; `None` only on loopback addresses.
 pub fn router(edge: Arc<Edge>, operator: Arc<dyn Operator>, token: Option<String>) -> Router {
-    let admin = Admin { edge, operator, token: token.map(Arc::from) };
+    let admin = Admin {
+        edge,
+        operator,
+        token: token.map(Arc::from),
+    };
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/routes", get(routes))
@@ -57,37 +61,51 @@ const ENDPOINTS: &str = "GET /healthz /readyz /metrics /routes; POST /purge /rel
 
 async fn guard(State(admin): State<Admin>, request: Request, next: Next) -> Response {
     if let Err(refused) = allow(&admin, request.headers(), request.method().is_safe()) {
-        return refused;
+        return *refused;
     }
     next.run(request).await
 }
 
-fn allow(admin: &Admin, headers: &HeaderMap, safe: bool) -> Result<(), Response> {
+fn allow(admin: &Admin, headers: &HeaderMap, safe: bool) -> Result<(), Box<Response>> {
     match &admin.token {
         Some(token) => {
             let given = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
             let wanted = format!("Bearer {token}");
             if !given.is_some_and(|given| same(given, wanted.as_bytes())) {
-                let mut refused =
-                    problem(StatusCode::UNAUTHORIZED, "admin token required", "send `Authorization: Bearer TOKEN`");
-                refused.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
-                return Err(refused);
+                let mut refused = problem(
+                    StatusCode::UNAUTHORIZED,
+                    "admin token required",
+                    "send `Authorization: Bearer TOKEN`",
+                );
+                refused
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+                return Err(Box::new(refused));
             }
             Ok(())
         }
         None => {
-            let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+            let host = headers
+                .get(header::HOST)
+                .and_then(|host| host.to_str().ok())
+                .unwrap_or_default();
             if !names_this_machine(host) {
-                return Err(problem(StatusCode::FORBIDDEN, "unexpected Host", "use the loopback address itself"));
+                return Err(Box::new(problem(
+                    StatusCode::FORBIDDEN,
+                    "unexpected Host",
+                    "use the loopback address itself",
+                )));
             }
-            let content_type =
-                headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            let content_type = headers
+                .get(header::CONTENT_TYPE)
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default();
             if !safe && !content_type.starts_with("application/json") {
-                return Err(problem(
+                return Err(Box::new(problem(
                     StatusCode::UNSUPPORTED_MEDIA_TYPE,
                     "changes are sent as application/json",
                     "add `-H 'content-type: application/json'`",
-                ));
+                )));
             }
             Ok(())
         }
@@ -95,7 +113,7 @@ fn allow(admin: &Admin, headers: &HeaderMap, safe: bool) -> Result<(), Response>
 }
 
 /// Compares without leaking the position of the first difference.
-fn same(given: &[u8], wanted: &[u8]) -> bool {
+pub(crate) fn same(given: &[u8], wanted: &[u8]) -> bool {
     given.len() == wanted.len() && given.iter().zip(wanted).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
@@ -105,12 +123,19 @@ fn names_this_machine(host: &str) -> bool {
     }
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     name.eq_ignore_ascii_case("localhost")
-        || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        || name
+            .trim_matches(['[', ']'])
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 async fn readyz(State(admin): State<Admin>) -> Response {
     let unready = admin.edge.unready();
-    let status = if unready.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if unready.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     let body = json!({
         "ready": unready.is_empty(),
         "generation": admin.edge.generation().number,
@@ -121,7 +146,11 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 
 async fn metrics(State(admin): State<Admin>) -> Response {
     let text = admin.edge.render_metrics();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text,
+    )
+        .into_response()
 }
 
 async fn routes(State(admin): State<Admin>) -> Response {
@@ -158,10 +187,14 @@ async fn purge(State(admin): State<Admin>, body: String) -> Response {
     };
     let mut purged = Vec::with_capacity(purge.urls.len());
     for url in purge.urls {
-        match admin.edge.purge_url(&url, purge.soft).await {
+        match admin.edge.purge_url(&url, purge.soft) {
             Ok(found) => purged.push(Purged { url, found }),
             Err(reason) => {
-                return problem(StatusCode::BAD_REQUEST, &format!("{url}: {reason}"), "send absolute URLs");
+                return problem(
+                    StatusCode::BAD_REQUEST,
+                    &format!("{url}: {reason}"),
+                    "send absolute URLs",
+                );
             }
         }
     }
@@ -186,7 +219,12 @@ async fn drain(State(admin): State<Admin>) -> Response {
 /// RFC 9457 problem details; `detail` says what to do next.
 fn problem(status: StatusCode, title: &str, detail: &str) -> Response {
     let body = json!({ "title": title, "status": status.as_u16(), "detail": detail });
-    (status, [(header::CONTENT_TYPE, "application/problem+json")], format!("{body}\n")).into_response()
+    (
+        status,
+        [(header::CONTENT_TYPE, "application/problem+json")],
+        format!("{body}\n"),
+    )
+        .into_response()
 }
 
 #[cfg(test)]

@@ -8,13 +8,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, header, uri};
+use http::{HeaderMap, Method, header, uri};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use selvedge_filters::Scheme;
-use selvedge_runtime::ClientInfo;
 
 use crate::{
     context::{Attempt, Failed, RequestContext, UpstreamAttempt},
@@ -43,6 +42,8 @@ pub(crate) fn choose(edge: &Edge, session: &mut Session, context: &mut RequestCo
                 Ok(picked) => {
                     attempt.tried.push(picked.server);
                     let peer = Box::new(picked.peer.clone());
+                    attempt.address = Some(picked.in_flight.server().to_owned());
+                    tracing::debug!(server = picked.in_flight.server(), reason = ?picked.reason, "picked");
                     attempt.picked = Some(picked);
                     Ok(peer)
                 }
@@ -149,7 +150,7 @@ fn report_to_upstream(context: &mut RequestContext, verdict: &Verdict) {
         && let Some(picked) = &attempt.picked
         && verdict.blame == Blame::Upstream
     {
-        picked.failed();
+        picked.in_flight.failed();
     }
 }
 
@@ -180,7 +181,7 @@ pub(crate) fn prepare_request(
     context: &mut RequestContext,
 ) -> Result<()> {
     if context.cache.eligible {
-        caching::keep_only_keyed_input(request, context);
+        caching::keep_only_keyed_input(request, context)?;
     }
     match &context.attempt {
         Attempt::Handler => {
@@ -193,7 +194,6 @@ pub(crate) fn prepare_request(
             }
             let call = HandlerCall {
                 handler: Arc::clone(handler),
-                client: ClientInfo { address: context.client.address },
                 scheme: match context.client.scheme {
                     Scheme::Https => uri::Scheme::HTTPS,
                     Scheme::Http => uri::Scheme::HTTP,
@@ -235,7 +235,7 @@ pub(crate) fn meter_request_body(body: &Option<Bytes>, context: &mut RequestCont
 }
 
 /// The answer's header, before the cache sees it.
-pub(crate) async fn receive_response(
+pub(crate) fn receive_response(
     edge: &Edge,
     session: &mut Session,
     response: &mut ResponseHeader,
@@ -243,7 +243,7 @@ pub(crate) async fn receive_response(
 ) -> Result<()> {
     if let Attempt::Upstream(attempt) = &context.attempt {
         if let Some(picked) = &attempt.picked {
-            picked.answered();
+            picked.in_flight.answered();
         }
         // Pingora forwards what the connection to the upstream nominated; it ends here.
         if !context.upgrade {
@@ -252,7 +252,7 @@ pub(crate) async fn receive_response(
             }
         }
     }
-    invalidate_after_unsafe(edge, session, response, context).await;
+    invalidate_after_unsafe(edge, session, response, context);
     Ok(())
 }
 
@@ -268,7 +268,7 @@ fn nominated(headers: &HeaderMap) -> Vec<String> {
 }
 
 /// RFC 9111 section 4.4: a successful unsafe request makes the stored page of the same URL wrong.
-async fn invalidate_after_unsafe(
+fn invalidate_after_unsafe(
     edge: &Edge,
     session: &Session,
     response: &ResponseHeader,
@@ -283,8 +283,8 @@ async fn invalidate_after_unsafe(
     let Some(cache) = context.route().and_then(|route| route.cache.as_ref()) else {
         return;
     };
-    let key = caching::key_of(cache, context.client.scheme, &context.host, &session.req_header().uri);
-    edge.cache.purge_key(&key, false).await;
+    let key = caching::key_of(cache, context.client.scheme, &context.host, &context.page_target);
+    edge.cache.purge(&key, false);
 }
 
 impl RequestContext {
@@ -301,9 +301,4 @@ impl RequestContext {
             },
         }
     }
-}
-
-/// A field value from text that is known to be visible ASCII.
-pub(crate) fn visible(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("invalid"))
 }

@@ -1,8 +1,8 @@
 //! Phase 2: refuse what is ambiguous, normalise, find the route, run its filters, answer what needs no upstream.
 //!
 //! From here on the request line holds the normalised path: the bytes that were matched are the bytes that filters
-//! authorise, that make the cache key and that are forwarded. A filter that rewrites the path passes through the same
-//! normalisation again; the route does not change by that.
+//! authorise, that make the cache key and that are forwarded. What a filter rewrites passes through the same
+//! normalisation again; neither the route nor the page's key change by that, so a page is purged by the URL clients use.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use selvedge_filters::{Filter, Flow, Response};
 use selvedge_schema::{DoorLimits, FixedResponse, RedirectTarget};
 
 use crate::{
-    client::{self, ClientAddress},
+    client,
     context::RequestContext,
     edge::Edge,
     fail::Refusal,
@@ -34,7 +34,7 @@ pub(crate) async fn admit(edge: &Edge, session: &mut Session, context: &mut Requ
         edge.metrics.refusal(response.reason);
         return respond::send_filter_response(session, context, response).await;
     }
-    answer_locally(session, context).await
+    answer_locally(edge, session, context).await
 }
 
 /// Everything that must be unambiguous before anybody acts on it: framing, host, path, route.
@@ -50,13 +50,14 @@ fn identify(session: &mut Session, context: &mut RequestContext) -> Result<(), R
 
     let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
     let encrypted = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-    context.client = ClientAddress::resolve(peer, encrypted, &session.req_header().headers, &config.trusted_proxies);
+    context.client = client::resolve(peer, encrypted, &session.req_header().headers, &config.trusted_proxies);
 
     normalise(session.req_header_mut())?;
+    context.page_target = session.req_header().uri.clone();
     let request = session.req_header();
     let index = match generation.routing.find(&context.host, &request.method, request.uri.path()) {
-        Find::Route { index, .. } => index,
-        Find::MethodNotAllowed { allow } => {
+        Find::Route(index) => index,
+        Find::MethodNotAllowed(allow) => {
             let allow: Vec<_> = allow.iter().map(Method::as_str).collect();
             return Err(Refusal::MethodNotAllowed(allow.join(", ")));
         }
@@ -70,8 +71,9 @@ fn identify(session: &mut Session, context: &mut RequestContext) -> Result<(), R
     if content_length(request).is_some_and(|length| length > limit.min(config.limits.body_bytes)) {
         return Err(Refusal::BodyTooLarge);
     }
-    client::replace_forwarding_fields(session.req_header_mut(), peer, context, &config.trusted_proxies);
-    Ok(())
+    let (client, authority) = (context.client, context.authority.clone());
+    client::replace_forwarding_fields(session.req_header_mut(), peer, &client, &authority, &config.trusted_proxies)
+        .map_err(|_| Refusal::Host)
 }
 
 /// RFC 9112 section 6.3 and 3.2, strictly: what two parsers could read differently is refused, not repaired.
@@ -178,7 +180,7 @@ async fn ask(filter: &dyn Filter, session: &mut Session, context: &mut RequestCo
 }
 
 /// Static files, redirects and fixed responses end here; `Ok(false)` goes on to the cache and the upstream.
-async fn answer_locally(session: &mut Session, context: &mut RequestContext) -> Result<bool> {
+async fn answer_locally(edge: &Edge, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
     let generation = Arc::clone(&context.generation);
     let Some(route) = context.route.map(|index| &generation.routes[index]) else {
         return Ok(false);
@@ -191,8 +193,10 @@ async fn answer_locally(session: &mut Session, context: &mut RequestContext) -> 
                 .matcher
                 .path
                 .rest(request.uri.path());
-            let answer = site.answer(&request.method, rest, request.uri.path(), &request.headers).await;
-            respond::send_static(session, context, answer).await
+            match site.answer(&request.method, rest, request.uri.path(), &request.headers).await {
+                Ok(answer) => respond::send_static(session, context, answer).await,
+                Err(refusal) => refuse(edge, session, context, refusal).await,
+            }
         }
         BuiltTarget::Redirect(redirect) => {
             let response = redirect_response(redirect, session.req_header())?;
@@ -229,6 +233,9 @@ async fn refuse(edge: &Edge, session: &mut Session, context: &mut RequestContext
     if let Refusal::MethodNotAllowed(allow) = &refusal {
         let allow = HeaderValue::from_str(allow).unwrap_or(HeaderValue::from_static(""));
         response.insert_header(header::ALLOW, allow)?;
+    }
+    if let Refusal::Range(size) = &refusal {
+        response.insert_header(header::CONTENT_RANGE, format!("bytes */{size}"))?;
     }
     // Whoever frames a request ambiguously does not get a second one on the same connection.
     if verdict.status != StatusCode::NOT_FOUND && verdict.status != StatusCode::METHOD_NOT_ALLOWED {

@@ -4,16 +4,26 @@
 //! checks every reference; the first request that is served by it is never the one that finds the mistake. Several
 //! mistakes are reported at once, each at its place in the file.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use selvedge_filters::{BuildContext, Filter};
 use selvedge_replication::{Database, DatabaseSettings};
 use selvedge_runtime::{Handler, HandlerSpec, Runtime};
 use selvedge_schema::{Binding, CachePolicy, Diagnostics, Document, FixedResponse, RedirectTarget, Route, Target};
 use serde_json::json;
 
-use crate::{router::RoutingTable, static_files::StaticSite, upstreams::UpstreamSet};
+use crate::{
+    router::RoutingTable,
+    static_files::StaticSite,
+    upstreams::{UpstreamSet, UpstreamWatch},
+};
 
 /// A built configuration. Immutable; a reload builds the next one and swaps the pointer.
 pub struct Generation {
@@ -25,6 +35,18 @@ pub struct Generation {
     pub(crate) upstreams: BTreeMap<String, Arc<UpstreamSet>>,
     pub(crate) handlers: BTreeMap<String, HandlerSlot>,
     pub(crate) databases: BTreeMap<String, Arc<Database>>,
+    /// Health checks, for as long as this configuration serves.
+    watches: Mutex<Vec<UpstreamWatch>>,
+}
+
+/// What a configuration is built for.
+#[derive(Clone, Copy)]
+pub(crate) enum Purpose<'a> {
+    Serve,
+    /// Databases are made anew in a folder that is thrown away, and nothing may be missing.
+    Check {
+        scratch: &'a Path,
+    },
 }
 
 /// A handler, or why its component could not be loaded.
@@ -62,6 +84,16 @@ pub(crate) struct RouteCache {
     pub(crate) scope: String,
 }
 
+impl HandlerSlot {
+    /// Bytes; `None` while the handler is unavailable.
+    pub(crate) fn request_body_limit(&self) -> Option<u64> {
+        match self {
+            HandlerSlot::Loaded(handler) => Some(handler.limits().request_body),
+            HandlerSlot::Unavailable(_) => None,
+        }
+    }
+}
+
 impl BuiltTarget {
     /// Kind and name, for log and metrics.
     pub(crate) fn label(&self) -> (&'static str, &str) {
@@ -82,8 +114,16 @@ impl Generation {
         document: Document,
         runtime: &Arc<Runtime>,
         previous: Option<&Generation>,
+        purpose: Purpose<'_>,
     ) -> Result<Generation, Diagnostics> {
-        let builder = Builder { document: &document, runtime, previous, problems: Diagnostics::for_document(&document) };
+        let problems = Diagnostics::for_document(&document);
+        let builder = Builder {
+            document: &document,
+            runtime,
+            previous,
+            purpose,
+            problems,
+        };
         let (routing, routes, upstreams, handlers, databases) = builder.build()?;
         Ok(Generation {
             number: previous.map_or(1, |previous| previous.number + 1),
@@ -93,7 +133,20 @@ impl Generation {
             upstreams,
             handlers,
             databases,
+            watches: Mutex::default(),
         })
+    }
+
+    /// Starts what goes on between requests; it ends with this configuration.
+    pub(crate) fn watch(&self, runtime: &tokio::runtime::Handle) {
+        let watches = self.upstreams.values().map(|set| set.watch(runtime));
+        *self.watches.lock() = watches.collect();
+    }
+
+    /// What keeps this PoP from doing its whole job; for readiness.
+    pub(crate) fn degraded(&self) -> Vec<String> {
+        let damaged = self.databases.iter().filter(|(_, database)| database.stats().damaged);
+        damaged.map(|(name, _)| format!("database {name} is damaged")).collect()
     }
 
     /// What `/routes` shows.
@@ -114,7 +167,11 @@ impl Generation {
                 })
             })
             .collect();
-        let upstreams: BTreeMap<_, _> = self.upstreams.iter().map(|(name, set)| (name, set.describe())).collect();
+        let upstreams: BTreeMap<_, _> = self
+            .upstreams
+            .iter()
+            .map(|(name, set)| (name, set.describe()))
+            .collect();
         let handlers: BTreeMap<_, _> = self
             .handlers
             .iter()
@@ -142,6 +199,7 @@ struct Builder<'a> {
     document: &'a Document,
     runtime: &'a Arc<Runtime>,
     previous: Option<&'a Generation>,
+    purpose: Purpose<'a>,
     problems: Diagnostics,
 }
 
@@ -190,13 +248,15 @@ impl Builder<'_> {
                 open.insert(name.clone(), Arc::clone(kept));
                 continue;
             }
+            let path = match self.purpose {
+                Purpose::Serve => database.path.clone(),
+                Purpose::Check { scratch } => scratch.join(format!("{name}.db")),
+            };
             let settings = DatabaseSettings {
-                name: name.clone(),
-                path: database.path.clone(),
                 migrations: database.migrations.clone(),
                 statement_timeout: database.statement_timeout,
                 readers: database.readers,
-                ..DatabaseSettings::default()
+                ..DatabaseSettings::new(name.as_str(), path)
             };
             match Database::open(settings) {
                 Ok(database) => {
@@ -242,30 +302,46 @@ impl Builder<'_> {
                     tracing::error!(handler = %name, %why, "handler not loaded; its routes go to their fallback");
                     slots.insert(name.clone(), HandlerSlot::Unavailable(why.into()));
                 }
-                Err(error) => self.problems.error(&format!("{pointer}/component"), chain(&error), None),
+                Err(error) => self
+                    .problems
+                    .error(&format!("{pointer}/component"), chain(&error), None),
             }
         }
         slots
     }
 
-    /// Values of the named secrets from the process environment; `None` after reporting the missing ones.
+    /// Values of the named secrets; `None` after reporting the missing ones.
     fn secrets(&mut self, pointer: &str, names: &[String]) -> Option<BTreeMap<String, String>> {
         let mut values = BTreeMap::new();
         let mut complete = true;
         for (index, name) in names.iter().enumerate() {
-            match std::env::var(name) {
-                Ok(value) => {
+            match self.secret(name) {
+                Some(value) => {
                     values.insert(name.clone(), value);
                 }
-                Err(_) => {
+                None => {
                     complete = false;
-                    let message = format!("secret {name} is not set");
-                    let help = format!("export {name} in the environment of the process");
-                    self.problems.error(&format!("{pointer}/secrets/{index}"), message, Some(help));
+                    let message = format!("the secret {name} is not set");
+                    let help = format!("write it to a file {name} in `secrets_dir`, or export it to the process");
+                    self.problems
+                        .error(&format!("{pointer}/secrets/{index}"), message, Some(help));
                 }
             }
         }
         complete.then_some(values)
+    }
+
+    /// From its file, without the last line break, else from the environment.
+    fn secret(&self, name: &str) -> Option<String> {
+        let file = self
+            .document
+            .config
+            .secrets_dir
+            .as_ref()
+            .map(|folder| folder.join(name));
+        let from_file = file.and_then(|path| fs::read_to_string(path).ok());
+        let trimmed = from_file.map(|text| text.strip_suffix('\n').unwrap_or(&text).to_owned());
+        trimmed.or_else(|| std::env::var(name).ok())
     }
 
     /// Whether the process may start although this handler cannot be loaded; see [`HandlerSlot`].
@@ -277,7 +353,7 @@ impl Builder<'_> {
             .iter()
             .filter(|route| matches!(&route.target, Target::Handler(name) if name == handler))
             .peekable();
-        !self.document.strict
+        matches!(self.purpose, Purpose::Serve)
             && self.previous.is_none()
             && routes.peek().is_some()
             && routes.all(|route| route.fallback.is_some())
@@ -311,14 +387,16 @@ impl Builder<'_> {
         let filters = self.filters(route);
         let target = match &route.target {
             // A target that failed to build was reported where it is defined.
-            Target::Handler(name) => {
-                BuiltTarget::Handler { name: name.as_str().into(), slot: handlers.get(name)?.clone() }
-            }
+            Target::Handler(name) => BuiltTarget::Handler {
+                name: name.as_str().into(),
+                slot: handlers.get(name)?.clone(),
+            },
             Target::Upstream(name) => BuiltTarget::Upstream(Arc::clone(upstreams.get(name)?)),
             Target::Static(files) => match StaticSite::open(&files.root, &files.index, files.immutable) {
                 Ok(site) => BuiltTarget::Static(site),
                 Err(error) => {
-                    self.problems.error(&format!("{}/static/root", route.pointer), chain(&error), None);
+                    self.problems
+                        .error(&format!("{}/static/root", route.pointer), chain(&error), None);
                     return None;
                 }
             },
@@ -329,9 +407,19 @@ impl Builder<'_> {
             None => None,
             Some(path) => Some(self.error_page(route, path)?),
         };
-        let cache = route.cache.clone().map(|policy| RouteCache { policy, scope: scope(route, &target) });
+        let cache = route.cache.clone().map(|policy| RouteCache {
+            policy,
+            scope: scope(route, &target),
+        });
         let fallback = route.fallback.as_ref().and_then(|name| upstreams.get(name)).cloned();
-        Some(BuiltRoute { name: route.name.as_str().into(), filters, target, fallback, cache, error_page })
+        Some(BuiltRoute {
+            name: route.name.as_str().into(),
+            filters,
+            target,
+            fallback,
+            cache,
+            error_page,
+        })
     }
 
     fn filters(&mut self, route: &Route) -> Vec<Arc<dyn Filter>> {
@@ -354,7 +442,8 @@ impl Builder<'_> {
             Ok(page) => Some(page.into()),
             Err(error) => {
                 let message = format!("cannot read {}: {error}", path.display());
-                self.problems.error(&format!("{}/error_page", route.pointer), message, None);
+                self.problems
+                    .error(&format!("{}/error_page", route.pointer), message, None);
                 None
             }
         }
@@ -363,7 +452,10 @@ impl Builder<'_> {
 
 fn scope(route: &Route, target: &BuiltTarget) -> String {
     match target {
-        BuiltTarget::Handler { slot: HandlerSlot::Loaded(handler), .. } => {
+        BuiltTarget::Handler {
+            slot: HandlerSlot::Loaded(handler),
+            ..
+        } => {
             format!("{}@{}", route.name, handler.digest())
         }
         _ => route.name.clone(),

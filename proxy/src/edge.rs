@@ -17,12 +17,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCacheable, key::HashBinary};
 use pingora_core::{
-    apps::HttpServerOptions, modules::http::HttpModules, protocols::Digest, server::configuration::ServerConf,
-    services::listening::Service, upstreams::peer::HttpPeer,
+    apps::HttpServerOptions, listeners::tls::TlsSettings, modules::http::HttpModules,
+    server::configuration::ServerConf, services::listening::Service, upstreams::peer::HttpPeer,
 };
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyServiceBuilder, ProxyWarnLogContext, Session};
+use selvedge_filters::Scheme;
 use selvedge_runtime::Runtime;
 
 use crate::{
@@ -31,10 +32,12 @@ use crate::{
     door::{self, ConnectionCount},
     generation::Generation,
     handler_session::HandlerConnector,
-    metrics::Metrics,
+    metrics::{self, Metrics},
+    path,
     phases::{admit, arrive, caching, finish, origin, respond},
     response_cache::ResponseCache,
-    tls::CertificateStores,
+    router::{Find, canonical_host},
+    tls::{self, CertificateStores, CertificateWatch},
 };
 
 /// Everything that outlives a configuration: sockets' certificates, the cache, the handler runtime, counters, the log.
@@ -45,6 +48,7 @@ pub struct Edge {
     pub(crate) metrics: Metrics,
     pub(crate) access_log: AccessLogger,
     pub(crate) certificates: CertificateStores,
+    _certificate_watch: CertificateWatch,
     pub(crate) connections: Arc<ConnectionCount>,
     pub(crate) in_flight: Arc<AtomicUsize>,
     draining: AtomicBool,
@@ -85,8 +89,8 @@ impl ProxyHttp for EdgeProxy {
     }
 
     // Which page is it?
-    fn cache_key_callback(&self, session: &Session, context: &mut RequestContext) -> Result<CacheKey> {
-        caching::key(session, context)
+    fn cache_key_callback(&self, _session: &Session, context: &mut RequestContext) -> Result<CacheKey> {
+        caching::key(context)
     }
 
     // Which variant of the page?
@@ -102,22 +106,17 @@ impl ProxyHttp for EdgeProxy {
     // Something is stored: has it been purged, is it being regenerated, may it be regenerated now?
     async fn cache_hit_filter(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         meta: &CacheMeta,
         hit: &mut HitHandler,
         is_fresh: bool,
         context: &mut RequestContext,
     ) -> Result<Option<ForcedFreshness>> {
-        Ok(caching::judge_hit(&self.0, session, meta, hit, is_fresh, context))
+        Ok(caching::judge_hit(&self.0, meta, hit, is_fresh, context))
     }
 
     // May a stale page be served while it is regenerated (no error), or because regenerating failed (error)?
-    fn should_serve_stale(
-        &self,
-        _session: &mut Session,
-        context: &mut RequestContext,
-        error: Option<&Error>,
-    ) -> bool {
+    fn should_serve_stale(&self, _session: &mut Session, context: &mut RequestContext, error: Option<&Error>) -> bool {
         caching::may_serve_stale(context, error)
     }
 
@@ -165,7 +164,7 @@ impl ProxyHttp for EdgeProxy {
         response: &mut ResponseHeader,
         context: &mut RequestContext,
     ) -> Result<()> {
-        origin::receive_response(&self.0, session, response, context).await
+        origin::receive_response(&self.0, session, response, context)
     }
 
     // Is the answer stored, and for how long?
@@ -212,12 +211,7 @@ impl ProxyHttp for EdgeProxy {
     }
 
     // Nobody answered: the route's error page.
-    async fn fail_to_proxy(
-        &self,
-        session: &mut Session,
-        error: &Error,
-        context: &mut RequestContext,
-    ) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut RequestContext) -> FailToProxy {
         respond::error_page(session, error, context).await
     }
 
@@ -246,7 +240,10 @@ impl ProxyHttp for EdgeProxy {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("cannot read {path}")]
-    Read { path: std::path::PathBuf, source: std::io::Error },
+    Read {
+        path: std::path::PathBuf,
+        source: std::io::Error,
+    },
     /// Rendered diagnostics, one per mistake.
     #[error("{0}")]
     Invalid(String),
@@ -258,6 +255,11 @@ pub enum OpenError {
     Threads(#[source] std::io::Error),
     #[error("cannot load the certificates")]
     Tls(#[from] crate::tls::TlsError),
+    #[error("cannot use the folder {path}")]
+    Folder {
+        path: std::path::PathBuf,
+        source: std::io::Error,
+    },
     #[error("cannot open the access log")]
     AccessLog(#[source] std::io::Error),
 }
@@ -311,6 +313,47 @@ impl Edge {
         reasons
     }
 
+    /// Removes the stored page of an absolute URL, with all its variants, and any fill of it under way. `soft` keeps it
+    /// as a stale copy. `Ok(true)` when something was stored; the error says why the URL has no page.
+    pub fn purge_url(&self, url: &str, soft: bool) -> Result<bool, String> {
+        let url: http::Uri = url.parse().map_err(|error| format!("not a URL: {error}"))?;
+        let scheme = match url.scheme_str() {
+            Some("http") => Scheme::Http,
+            Some("https") => Scheme::Https,
+            _ => return Err("the URL begins with http:// or https://".to_owned()),
+        };
+        let authority = url.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+        let host = canonical_host(authority).ok_or("the URL has no valid host")?;
+        let path = path::normalise(url.path().as_bytes()).map_err(|refusal| refusal.to_string())?;
+        let target = match url.query() {
+            Some(query) => format!("{}?{query}", path.as_str()),
+            None => path.as_str().to_owned(),
+        };
+        let target: http::Uri = target.parse().map_err(|error| format!("not a URL: {error}"))?;
+        let generation = self.generation();
+        let route = match generation.routing.find(&host, &http::Method::GET, target.path()) {
+            Find::Route(index) => &generation.routes[index],
+            _ => return Err("no route answers it".to_owned()),
+        };
+        let cache = route
+            .cache
+            .as_ref()
+            .ok_or_else(|| format!("its route, {}, has no cache", route.name))?;
+        Ok(self.cache.purge(&caching::key_of(cache, scheme, &host, &target), soft))
+    }
+
+    /// Metrics in the text format of Prometheus.
+    pub fn render_metrics(&self) -> String {
+        metrics::render(self)
+    }
+
+    /// What pingora needs for the TLS listener at this position of the configuration; `None` for a plain one.
+    pub fn tls_settings(&self, listener: usize) -> Option<TlsSettings> {
+        self.certificates
+            .get(listener)
+            .map(|store| tls::tls_settings(Arc::clone(store)))
+    }
+
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -336,6 +379,7 @@ impl Edge {
             metrics: parts.metrics,
             access_log: parts.access_log,
             certificates: parts.certificates,
+            _certificate_watch: parts.certificate_watch,
             in_flight: Arc::default(),
             draining: AtomicBool::new(false),
             housekeeping: parts.housekeeping,
@@ -356,5 +400,6 @@ pub(crate) struct EdgeParts {
     pub(crate) metrics: Metrics,
     pub(crate) access_log: AccessLogger,
     pub(crate) certificates: CertificateStores,
+    pub(crate) certificate_watch: CertificateWatch,
     pub(crate) housekeeping: tokio::runtime::Runtime,
 }

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use http::Uri;
+use pingora_cache::key::HashBinary;
 use selvedge_filters::{Client, FilterState};
 
 use crate::{
@@ -34,6 +36,8 @@ pub struct RequestContext {
     pub(crate) authority: String,
     /// Path and query as the client sent them, for the log.
     pub(crate) requested: String,
+    /// What the client asked for, normalised, before any filter rewrote it: the page, whoever makes it.
+    pub(crate) page_target: Uri,
     pub(crate) route: Option<usize>,
     pub(crate) filter_state: FilterState,
     /// How many of the route's filters saw the request; exactly these see the response.
@@ -57,7 +61,7 @@ pub(crate) enum Attempt {
     #[default]
     NotStarted,
     Handler,
-    Upstream(UpstreamAttempt),
+    Upstream(Box<UpstreamAttempt>),
 }
 
 pub(crate) struct UpstreamAttempt {
@@ -65,18 +69,21 @@ pub(crate) struct UpstreamAttempt {
     pub(crate) tried: Vec<ServerIndex>,
     pub(crate) retries_left: u32,
     pub(crate) picked: Option<Picked>,
+    /// Address of the server asked last, for the log.
+    pub(crate) address: Option<String>,
     pub(crate) is_fallback: bool,
 }
 
 impl UpstreamAttempt {
-    pub(crate) fn first(set: &Arc<UpstreamSet>, is_fallback: bool) -> UpstreamAttempt {
-        UpstreamAttempt {
+    pub(crate) fn first(set: &Arc<UpstreamSet>, is_fallback: bool) -> Box<UpstreamAttempt> {
+        Box::new(UpstreamAttempt {
             set: Arc::clone(set),
             tried: Vec::new(),
             retries_left: set.retries(),
             picked: None,
+            address: None,
             is_fallback,
-        }
+        })
     }
 }
 
@@ -106,8 +113,8 @@ pub(crate) struct CacheNotes {
     pub(crate) held: Option<&'static str>,
     /// The client asked for a regeneration with the bypass token.
     pub(crate) forced: bool,
-    /// The stored response's tags, removed from what the client sees.
-    pub(crate) downstream_cache_control: Option<&'static str>,
+    /// The page, once its key is known.
+    pub(crate) page: Option<HashBinary>,
 }
 
 impl RequestContext {
@@ -121,6 +128,7 @@ impl RequestContext {
             host: String::new(),
             authority: String::new(),
             requested: String::new(),
+            page_target: Uri::default(),
             route: None,
             filter_state: FilterState::default(),
             filters_entered: 0,

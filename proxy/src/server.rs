@@ -32,7 +32,6 @@ use tokio::{
 use crate::{
     admin::{self, Operator},
     edge::{Edge, OpenError},
-    tls,
 };
 
 /// How often a drain looks whether the last request is done.
@@ -56,8 +55,6 @@ pub enum RunError {
     Open(#[from] OpenError),
     #[error("cannot listen on {address}; is the port in use, or below 1024 without the right to bind it?")]
     Bind { address: SocketAddr, source: io::Error },
-    #[error("cannot set up TLS for {address}")]
-    Tls { address: SocketAddr, source: tls::TlsError },
     #[error("cannot write the ready file {path}")]
     ReadyFile { path: PathBuf, source: io::Error },
     #[error("cannot start the server's threads")]
@@ -74,8 +71,18 @@ enum Event {
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
     let edge = Edge::open(&options.config)?;
     let document = edge.generation().document.clone();
-    let bound = document.config.listeners.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
-    let admin = document.config.admin.as_ref().map(|admin| listen(admin.address)).transpose()?;
+    let bound = document
+        .config
+        .listeners
+        .iter()
+        .map(bind)
+        .collect::<Result<Vec<_>, _>>()?;
+    let admin = document
+        .config
+        .admin
+        .as_ref()
+        .map(|admin| listen(admin.address))
+        .transpose()?;
 
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -91,7 +98,7 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
         "listeners": bound.iter().map(|b| json!({ "address": b.address, "tls": b.listener.tls.is_some() })).collect::<Vec<_>>(),
         "admin": admin.as_ref().and_then(|listener| listener.local_addr().ok()),
     });
-    let service = runtime.block_on(async { start_proxy(&edge, bound, stopped) })?;
+    let service = start_proxy(&edge, runtime.handle(), bound, stopped);
     if let Some(listener) = admin {
         start_admin(&edge, &document, listener, events.clone());
     }
@@ -99,8 +106,10 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
         watch_file(&edge, &options.config, events.clone());
     }
     if let Some(path) = &options.ready_file {
-        write_atomically(path, &format!("{ready}\n"))
-            .map_err(|source| RunError::ReadyFile { path: path.clone(), source })?;
+        write_atomically(path, &format!("{ready}\n")).map_err(|source| RunError::ReadyFile {
+            path: path.clone(),
+            source,
+        })?;
     }
     tracing::info!(%ready, "serving");
 
@@ -118,9 +127,15 @@ struct Bound {
 
 fn bind(listener: &Listener) -> Result<Bound, RunError> {
     let socket = listen(listener.address)?;
-    let address =
-        socket.local_addr().map_err(|source| RunError::Bind { address: listener.address, source })?;
-    Ok(Bound { listener: listener.clone(), address, socket })
+    let address = socket.local_addr().map_err(|source| RunError::Bind {
+        address: listener.address,
+        source,
+    })?;
+    Ok(Bound {
+        listener: listener.clone(),
+        address,
+        socket,
+    })
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
@@ -135,26 +150,22 @@ fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
 /// Hands the bound sockets to pingora and starts accepting.
 fn start_proxy(
     edge: &Arc<Edge>,
+    runtime: &tokio::runtime::Handle,
     bound: Vec<Bound>,
     stopped: watch::Receiver<bool>,
-) -> Result<tokio::task::JoinHandle<()>, RunError> {
+) -> tokio::task::JoinHandle<()> {
     let mut service = edge.service(&Arc::new(ServerConf::default()));
     let mut fds = Fds::new();
-    for Bound { listener, address, socket } in bound {
+    for (position, Bound { address, socket, .. }) in bound.into_iter().enumerate() {
         let name = address.to_string();
-        match &listener.tls {
+        match edge.tls_settings(position) {
             None => service.add_tcp(&name),
-            Some(settings) => {
-                let settings = edge
-                    .tls_settings(&listener.address, settings)
-                    .map_err(|source| RunError::Tls { address, source })?;
-                service.add_tls_with_settings(&name, None, settings);
-            }
+            Some(settings) => service.add_tls_with_settings(&name, None, settings),
         }
         fds.add(name, socket.into_raw_fd());
     }
     let fds = Some(Arc::new(Mutex::new(fds)));
-    Ok(tokio::spawn(async move { service.start_service(fds, stopped, 1).await }))
+    runtime.spawn(async move { service.start_service(fds, stopped, 1).await })
 }
 
 struct Inbox {
@@ -164,7 +175,9 @@ struct Inbox {
 impl Operator for Inbox {
     fn reload(&self) -> Result<u64, String> {
         let (answer, answered) = tokio::sync::oneshot::channel();
-        self.events.blocking_send(Event::Reload(Some(answer))).map_err(|_| "shutting down".to_owned())?;
+        self.events
+            .blocking_send(Event::Reload(Some(answer)))
+            .map_err(|_| "shutting down".to_owned())?;
         answered.blocking_recv().map_err(|_| "shutting down".to_owned())?
     }
 
@@ -285,7 +298,9 @@ async fn drain(edge: &Arc<Edge>, stop: watch::Sender<bool>, service: tokio::task
 }
 
 fn listen_for(kind: SignalKind) -> Option<Signal> {
-    signal(kind).inspect_err(|error| tracing::warn!(%error, ?kind, "this signal will not be handled")).ok()
+    signal(kind)
+        .inspect_err(|error| tracing::warn!(%error, ?kind, "this signal will not be handled"))
+        .ok()
 }
 
 async fn received(signal: &mut Option<Signal>) {

@@ -1,0 +1,127 @@
+//! `selvedge`: the edge as one executable.
+//!
+//! Every command says on failure what to do next and ends with a status: 0 done, 1 refused or failed, 2 wrong usage.
+
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use selvedge_proxy::{OpenError, RunOptions};
+use selvedge_schema::Colour;
+use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
+
+/// A self-hosted edge: proxy, cache and application handlers from one configuration file.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Arguments {
+    /// How the process logs, on standard error.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "SELVEDGE_LOG_FORMAT")]
+    log_format: LogFormat,
+    /// What it logs, such as `info` or `selvedge_proxy=debug`.
+    #[arg(
+        long,
+        global = true,
+        default_value = "info,pingora_core=warn,pingora_proxy=warn",
+        env = "SELVEDGE_LOG"
+    )]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve what FILE describes until SIGTERM or Ctrl-C; SIGHUP reloads it.
+    Run {
+        /// The configuration.
+        file: PathBuf,
+        /// Reload when the file changes.
+        #[arg(long)]
+        watch: bool,
+        /// Write the addresses, as JSON, to this file once all listeners accept.
+        #[arg(long, value_name = "PATH")]
+        ready_file: Option<PathBuf>,
+    },
+    /// Build what FILE describes, completely, and serve nothing.
+    Check {
+        /// The configuration.
+        file: PathBuf,
+    },
+    /// Print the JSON Schema of the configuration, for editors.
+    Schema,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_log(&arguments);
+    let outcome = match arguments.command {
+        Command::Run {
+            file,
+            watch,
+            ready_file,
+        } => run(RunOptions {
+            config: file,
+            ready_file,
+            watch,
+        }),
+        Command::Check { file } => check(&file),
+        Command::Schema => {
+            println!("{:#}", selvedge_schema::json_schema(&selvedge_filters::schemas()));
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{}", message.trim_end());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: RunOptions) -> Result<(), String> {
+    selvedge_proxy::run(&options).map_err(|error| explain(&error))
+}
+
+fn check(file: &std::path::Path) -> Result<(), String> {
+    let colour = match std::io::stderr().is_terminal() {
+        true => Colour::Ansi,
+        false => Colour::Plain,
+    };
+    match selvedge_proxy::check(file, colour) {
+        Ok(warnings) => {
+            eprint!("{warnings}");
+            println!("{} is valid", file.display());
+            Ok(())
+        }
+        Err(OpenError::Invalid(diagnostics)) => Err(diagnostics),
+        Err(error) => Err(explain(&error)),
+    }
+}
+
+/// An error and its causes, one line each.
+fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = format!("error: {error}");
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(&format!("\n  because: {next}"));
+        cause = next.source();
+    }
+    text
+}
+
+fn start_log(arguments: &Arguments) {
+    let filter = EnvFilter::try_new(&arguments.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(BoxMakeWriter::new(std::io::stderr));
+    match arguments.log_format {
+        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
+    }
+}

@@ -1,0 +1,345 @@
+//! What Prometheus scrapes: counters written as requests end, and gauges read when somebody asks.
+//!
+//! Labels come only from the configuration and from closed sets of reasons, so the number of series is bounded whatever
+//! clients send.
+
+use std::time::{Duration, SystemTime};
+
+use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use crate::{edge::Edge, generation::HandlerSlot};
+
+/// Seconds. From a hit in memory to a page that needs half a minute.
+const BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    duration: HistogramVec,
+    first_byte: HistogramVec,
+    refusals: IntCounterVec,
+    failures: IntCounterVec,
+    attempts_failed: IntCounterVec,
+    regenerations: IntCounterVec,
+    reloads: IntCounterVec,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Metrics {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels).expect("constant names are valid");
+            registry.register(Box::new(counter.clone())).expect("registered once");
+            counter
+        };
+        let histogram = |name: &str, help: &str, labels: &[&str]| {
+            let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
+            let histogram = HistogramVec::new(options, labels).expect("constant names are valid");
+            registry.register(Box::new(histogram.clone())).expect("registered once");
+            histogram
+        };
+        Metrics {
+            requests: counter(
+                "selvedge_requests_total",
+                "Requests finished.",
+                &["route", "status", "cache"],
+            ),
+            duration: histogram(
+                "selvedge_request_duration_seconds",
+                "From header to last byte.",
+                &["route", "cache"],
+            ),
+            first_byte: histogram(
+                "selvedge_first_byte_seconds",
+                "From request header to response header.",
+                &["route"],
+            ),
+            refusals: counter(
+                "selvedge_refusals_total",
+                "Requests turned away, by reason.",
+                &["reason"],
+            ),
+            failures: counter(
+                "selvedge_failures_total",
+                "Requests that ended in an error.",
+                &["reason", "blame"],
+            ),
+            attempts_failed: counter(
+                "selvedge_attempts_failed_total",
+                "Handlers and upstreams that did not answer an attempt, by reason.",
+                &["kind", "name", "reason"],
+            ),
+            regenerations: counter(
+                "selvedge_regenerations_total",
+                "Pages made anew.",
+                &["route", "outcome"],
+            ),
+            reloads: counter(
+                "selvedge_config_reloads_total",
+                "Configurations read again.",
+                &["outcome"],
+            ),
+            registry,
+        }
+    }
+
+    pub(crate) fn request(
+        &self,
+        route: &str,
+        status: u16,
+        cache: &str,
+        duration: Duration,
+        first_byte: Option<Duration>,
+    ) {
+        self.requests
+            .with_label_values(&[route, &status.to_string(), cache])
+            .inc();
+        self.duration
+            .with_label_values(&[route, cache])
+            .observe(duration.as_secs_f64());
+        if let Some(first_byte) = first_byte {
+            self.first_byte
+                .with_label_values(&[route])
+                .observe(first_byte.as_secs_f64());
+        }
+    }
+
+    pub(crate) fn refusal(&self, reason: &str) {
+        self.refusals.with_label_values(&[reason]).inc();
+    }
+
+    pub(crate) fn failure(&self, reason: &str, blame: &str) {
+        self.failures.with_label_values(&[reason, blame]).inc();
+    }
+
+    pub(crate) fn attempt_failed(&self, (kind, name): (&str, String), reason: &str) {
+        self.attempts_failed.with_label_values(&[kind, &name, reason]).inc();
+    }
+
+    pub(crate) fn regeneration(&self, route: &str, succeeded: bool) {
+        let outcome = if succeeded { "succeeded" } else { "failed" };
+        self.regenerations.with_label_values(&[route, outcome]).inc();
+    }
+
+    pub(crate) fn reloaded(&self, succeeded: bool) {
+        let outcome = if succeeded { "succeeded" } else { "refused" };
+        self.reloads.with_label_values(&[outcome]).inc();
+    }
+}
+
+/// The text format of Prometheus, version 0.0.4.
+pub(crate) fn render(edge: &Edge) -> String {
+    let mut families = edge.metrics.registry.gather();
+    families.extend(gauges(edge).gather());
+    let mut text = Vec::new();
+    // Writing to memory fails only for a family without metrics, which gather does not return.
+    let _ = TextEncoder::new().encode(&families, &mut text);
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// What is true at this moment.
+fn gauges(edge: &Edge) -> Registry {
+    let gauges = Gauges(Registry::new());
+    let generation = edge.generation();
+    gauges.set(
+        "selvedge_config_generation",
+        "Number of the configuration that serves.",
+        generation.number,
+    );
+    gauges.set(
+        "selvedge_requests_in_flight",
+        "Requests being served.",
+        edge.requests_in_flight(),
+    );
+    gauges.set(
+        "selvedge_connections",
+        "Connections of clients.",
+        edge.connections.total(),
+    );
+    gauges.set(
+        "selvedge_connections_refused",
+        "Connections beyond a limit, since the start.",
+        edge.connections.refused(),
+    );
+    gauges.set(
+        "selvedge_draining",
+        "1 while the process is about to leave.",
+        u64::from(edge.is_draining()),
+    );
+    gauges.set(
+        "selvedge_access_log_dropped",
+        "Log lines lost, since the start.",
+        edge.access_log.dropped(),
+    );
+    let cache = edge.cache.stats();
+    gauges.set("selvedge_cache_bytes", "Memory of stored responses.", cache.bytes);
+    gauges.set("selvedge_cache_entries", "Stored responses.", cache.entries);
+    gauges.set("selvedge_cache_fills", "Responses being stored.", cache.fills);
+    gauges.set(
+        "selvedge_cache_evictions",
+        "Responses that made room, since the start.",
+        cache.evictions,
+    );
+    if let Some(bytes) = resident_bytes() {
+        gauges.set("process_resident_memory_bytes", "Resident memory.", bytes);
+    }
+    let handlers = generation.handlers.iter().map(|(name, slot)| {
+        let stats = match slot {
+            HandlerSlot::Loaded(handler) => Some(handler.stats()),
+            HandlerSlot::Unavailable(_) => None,
+        };
+        (name.as_str(), stats)
+    });
+    let handlers: Vec<_> = handlers.collect();
+    let of = |read: fn(&selvedge_runtime::HandlerStats) -> u64| {
+        handlers
+            .iter()
+            .filter_map(move |(name, stats)| Some((vec![*name], read(stats.as_ref()?))))
+    };
+    gauges.each(
+        "selvedge_handler_loaded",
+        "1 when the component is loaded.",
+        &["handler"],
+        {
+            handlers
+                .iter()
+                .map(|(name, stats)| (vec![*name], u64::from(stats.is_some())))
+        },
+    );
+    gauges.each(
+        "selvedge_handler_instances",
+        "Instances in use.",
+        &["handler"],
+        of(|stats| stats.instances as u64),
+    );
+    gauges.each(
+        "selvedge_handler_instantiations",
+        "Since it was loaded.",
+        &["handler"],
+        of(|stats| stats.instantiations),
+    );
+    gauges.each(
+        "selvedge_handler_invocations",
+        "Since it was loaded.",
+        &["handler"],
+        of(|stats| stats.invocations),
+    );
+    let servers: Vec<_> = generation
+        .upstreams
+        .iter()
+        .flat_map(|(name, set)| set.describe().into_iter().map(move |server| (name.clone(), server)))
+        .collect();
+    gauges.each(
+        "selvedge_upstream_healthy",
+        "1 when the server gets requests.",
+        &["upstream", "server"],
+        {
+            servers
+                .iter()
+                .map(|(name, server)| (vec![name.as_str(), &server.address], u64::from(server.healthy)))
+        },
+    );
+    gauges.each(
+        "selvedge_upstream_in_flight",
+        "Requests the server is answering.",
+        &["upstream", "server"],
+        {
+            servers
+                .iter()
+                .map(|(name, server)| (vec![name.as_str(), &server.address], server.in_flight as u64))
+        },
+    );
+    let databases: Vec<_> = generation
+        .databases
+        .iter()
+        .map(|(name, database)| (name, database.stats()))
+        .collect();
+    let of = |read: fn(&selvedge_replication::DatabaseStats) -> u64| {
+        databases
+            .iter()
+            .map(move |(name, stats)| (vec![name.as_str()], read(stats)))
+    };
+    gauges.each(
+        "selvedge_database_reads",
+        "Statements answered by a reader.",
+        &["database"],
+        of(|stats| stats.reads),
+    );
+    gauges.each(
+        "selvedge_database_writes",
+        "Batches answered by the writer.",
+        &["database"],
+        of(|stats| stats.writes),
+    );
+    gauges.each(
+        "selvedge_database_commits",
+        "Transactions committed.",
+        &["database"],
+        of(|stats| stats.commits),
+    );
+    gauges.each(
+        "selvedge_database_timeouts",
+        "Statements ended by their limit.",
+        &["database"],
+        of(|stats| stats.timeouts),
+    );
+    gauges.each(
+        "selvedge_database_wal_bytes",
+        "Write-ahead log.",
+        &["database"],
+        of(|stats| stats.wal_bytes),
+    );
+    gauges.each(
+        "selvedge_database_damaged",
+        "1 when damage was found.",
+        &["database"],
+        of(|stats| u64::from(stats.damaged)),
+    );
+    let expiries = edge.certificates.expiries();
+    gauges.each(
+        "selvedge_certificate_not_after_seconds",
+        "End of validity, Unix time.",
+        &["name"],
+        {
+            expiries
+                .iter()
+                .map(|expiry| (vec![expiry.name.as_str()], unix_seconds(expiry.not_after)))
+        },
+    );
+    gauges.0
+}
+
+struct Gauges(Registry);
+
+impl Gauges {
+    fn set(&self, name: &str, help: &str, value: impl TryInto<i64>) {
+        let gauge = prometheus::IntGauge::new(name, help).expect("constant names are valid");
+        gauge.set(value.try_into().unwrap_or(i64::MAX));
+        self.0.register(Box::new(gauge)).expect("registered once");
+    }
+
+    fn each<'a>(&self, name: &str, help: &str, labels: &[&str], values: impl Iterator<Item = (Vec<&'a str>, u64)>) {
+        let gauge = IntGaugeVec::new(Opts::new(name, help), labels).expect("constant names are valid");
+        for (labels, value) in values {
+            gauge
+                .with_label_values(&labels)
+                .set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+        self.0.register(Box::new(gauge)).expect("registered once");
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
+
+/// The second field of `/proc/self/statm`, in pages of 4 KiB; `None` where there is no `/proc`.
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * 4096)
+}

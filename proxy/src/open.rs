@@ -1,0 +1,181 @@
+//! How a configuration comes to serve: read, parsed, built completely, and only then put in place.
+//!
+//! The same steps run at the start, at a reload and for `selvedge check`; what differs is what becomes of the result.
+
+use std::{fs, path::Path, sync::Arc};
+
+use selvedge_runtime::{Runtime, RuntimeSettings};
+use selvedge_schema::{Colour, Config, Diagnostics, Document};
+
+use crate::{
+    access_log::AccessLogger,
+    edge::{Edge, EdgeParts, OpenError},
+    generation::{Generation, Purpose},
+    metrics::Metrics,
+    response_cache::ResponseCache,
+    tls::{self, CertificateStores},
+};
+
+/// Reads and builds the configuration at `path` for a process that serves nothing yet.
+pub(crate) fn open(path: &Path) -> Result<Arc<Edge>, OpenError> {
+    tls::install_crypto_provider();
+    let document = read(path)?;
+    warn(&document);
+    let config = &document.config;
+    create_folder(&config.data_dir)?;
+    let certificates = CertificateStores::open(&config.listeners, &config.data_dir)?;
+    let access_log = AccessLogger::open(&config.access_log).map_err(OpenError::AccessLog)?;
+    let cache = ResponseCache::new(&config.cache);
+    let settings = RuntimeSettings::new(config.data_dir.join("artifacts"));
+    let runtime = Runtime::start(settings).map_err(OpenError::Runtime)?;
+    let housekeeping = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("housekeeping")
+        .enable_all()
+        .build()
+        .map_err(OpenError::Threads)?;
+    let generation = Generation::build(document, &runtime, None, Purpose::Serve)?;
+    generation.watch(housekeeping.handle());
+    let watch = certificates.watch(housekeeping.handle());
+    Ok(Edge::new(EdgeParts {
+        generation,
+        runtime,
+        cache,
+        metrics: Metrics::new(),
+        access_log,
+        certificates,
+        certificate_watch: watch,
+        housekeeping,
+    }))
+}
+
+/// Builds the configuration at `path` and swaps it in; on any error the one that serves stays, untouched.
+pub(crate) fn reload(edge: &Edge, path: &Path) -> Result<u64, OpenError> {
+    let document = read(path)?;
+    warn(&document);
+    let serving = edge.generation();
+    needs_restart(&serving.document.config, &document.config)?;
+    let staged = edge.certificates.stage(&document.config.listeners)?;
+    let next = Generation::build(document, &edge.runtime, Some(&serving), Purpose::Serve)?;
+    for certificates in staged {
+        certificates.commit();
+    }
+    edge.access_log.reopen();
+    next.watch(edge.housekeeping());
+    Ok(edge.swap(next))
+}
+
+/// Builds everything the configuration at `path` describes, in a folder of its own, and serves nothing. Returns the
+/// warnings, rendered.
+pub fn check(path: &Path, colour: Colour) -> Result<String, OpenError> {
+    tls::install_crypto_provider();
+    let document = read_as(path, colour)?;
+    let config = &document.config;
+    let scratch = tempfile::tempdir().map_err(|source| OpenError::Folder {
+        path: std::env::temp_dir(),
+        source,
+    })?;
+    CertificateStores::open(&config.listeners, scratch.path())?;
+    let settings = RuntimeSettings::new(scratch.path().join("artifacts"));
+    let runtime = Runtime::start(settings).map_err(OpenError::Runtime)?;
+    let warnings = document.diagnostics(document.warnings.clone()).render(colour);
+    let built = Generation::build(
+        document,
+        &runtime,
+        None,
+        Purpose::Check {
+            scratch: scratch.path(),
+        },
+    );
+    match built {
+        Ok(_) => Ok(warnings),
+        Err(problems) => Err(OpenError::Invalid(problems.render(colour))),
+    }
+}
+
+fn read(path: &Path) -> Result<Document, OpenError> {
+    read_as(path, Colour::Plain)
+}
+
+fn read_as(path: &Path, colour: Colour) -> Result<Document, OpenError> {
+    let unreadable = |source| OpenError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let text = fs::read_to_string(path).map_err(unreadable)?;
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let folder = folder.canonicalize().map_err(unreadable)?;
+    let parsed = selvedge_schema::parse(
+        &path.display().to_string(),
+        &text,
+        &folder,
+        &substitute,
+        &selvedge_filters::schemas(),
+    );
+    parsed.map_err(|problems| OpenError::Invalid(problems.render(colour)))
+}
+
+/// `${NAME}` from the environment, `${file:PATH}` from a file.
+fn substitute(name: &str) -> Option<String> {
+    match name.strip_prefix("file:") {
+        Some(path) => fs::read_to_string(path).ok(),
+        None => std::env::var(name).ok(),
+    }
+}
+
+fn warn(document: &Document) {
+    for warning in &document.warnings {
+        tracing::warn!(line = warning.line, "{}", warning.message);
+    }
+}
+
+fn create_folder(path: &Path) -> Result<(), OpenError> {
+    fs::create_dir_all(path).map_err(|source| OpenError::Folder {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// What sockets, threads and memory were made from cannot change under a process that uses them.
+fn needs_restart(serving: &Config, next: &Config) -> Result<(), OpenError> {
+    let sockets = |config: &Config| -> Vec<_> {
+        config
+            .listeners
+            .iter()
+            .map(|listener| (listener.address, listener.tls.is_some()))
+            .collect()
+    };
+    let fixed = [
+        ("listeners", sockets(serving) == sockets(next)),
+        ("admin", serving.admin == next.admin),
+        ("data_dir", serving.data_dir == next.data_dir),
+        ("cache", serving.cache == next.cache),
+        ("access_log", serving.access_log == next.access_log),
+        ("limits", door(serving) == door(next)),
+    ];
+    match fixed.into_iter().find(|(_, same)| !same) {
+        Some((key, _)) => Err(OpenError::NeedsRestart(key)),
+        None => Ok(()),
+    }
+}
+
+/// The limits that connections are made under.
+fn door(config: &Config) -> (usize, usize, u32, std::time::Duration, std::time::Duration) {
+    let limits = &config.limits;
+    (
+        limits.connections,
+        limits.connections_per_address,
+        limits.requests_per_connection,
+        limits.header_timeout,
+        limits.keepalive,
+    )
+}
+
+impl From<Diagnostics> for OpenError {
+    fn from(problems: Diagnostics) -> OpenError {
+        OpenError::Invalid(problems.render(Colour::Plain))
+    }
+}

@@ -1,0 +1,83 @@
+//! The response cache as the phases use it: storage, one writer per page, back-off, and purges that win over fills.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+use parking_lot::Mutex;
+use pingora_cache::{
+    CacheKey,
+    key::{CacheHashKey, HashBinary},
+    lock::{CacheKeyLockImpl, CacheLock},
+    predictor::{CacheablePredictor, Predictor},
+};
+use selvedge_cache::{Backoff, MemoryStorage, StorageStats};
+use selvedge_schema::CacheBudget;
+
+/// How long one request may hold a page's lock before another is allowed to try. Longer than any handler's default
+/// deadline, so that a slow page is not rendered twice.
+const LOCK_AGE: Duration = Duration::from_secs(60);
+/// Pages remembered as not cacheable, so that their readers do not wait for each other. Eight bytes each.
+const NOT_CACHEABLE: usize = 8 * 1024;
+/// A purge is remembered for longer than any request takes to reach its response header.
+const PURGE_MEMORY: Duration = Duration::from_secs(10 * 60);
+/// Purges remembered by page; beyond it one moment stands for all that were forgotten.
+const PURGES: usize = 50_000;
+
+pub(crate) struct ResponseCache {
+    pub(crate) storage: &'static MemoryStorage,
+    pub(crate) lock: &'static CacheKeyLockImpl,
+    pub(crate) predictor: &'static (dyn CacheablePredictor + Sync),
+    pub(crate) backoff: Backoff,
+    purges: Mutex<Purges>,
+}
+
+#[derive(Default)]
+struct Purges {
+    by_page: HashMap<HashBinary, SystemTime>,
+    /// Fills that began before this moment may be of a page whose purge was forgotten.
+    floor: Option<SystemTime>,
+}
+
+impl ResponseCache {
+    /// Lives as long as the process: pingora wants its parts `'static`.
+    pub(crate) fn new(budget: &CacheBudget) -> ResponseCache {
+        ResponseCache {
+            storage: MemoryStorage::leak(budget.memory, budget.max_object),
+            lock: Box::leak(CacheLock::new_boxed(LOCK_AGE)),
+            predictor: Box::leak(Box::new(Predictor::<32>::new(NOT_CACHEABLE / 32, None))),
+            backoff: Backoff::default(),
+            purges: Mutex::default(),
+        }
+    }
+
+    /// Removes the page and whatever fill of it began before now. True when something was there.
+    pub(crate) fn purge(&self, key: &CacheKey, soft: bool) -> bool {
+        let now = SystemTime::now();
+        let mut purges = self.purges.lock();
+        if purges.by_page.len() >= PURGES {
+            purges
+                .by_page
+                .retain(|_, at| now.duration_since(*at).unwrap_or_default() < PURGE_MEMORY);
+            if purges.by_page.len() >= PURGES {
+                purges.by_page.clear();
+                purges.floor = Some(now);
+            }
+        }
+        purges.by_page.insert(key.primary_bin(), now);
+        drop(purges);
+        self.storage.purge_page(key, soft)
+    }
+
+    /// Whether the page was purged at or after `since`, the moment its fill began.
+    pub(crate) fn purged_since(&self, page: &HashBinary, since: SystemTime) -> bool {
+        let purges = self.purges.lock();
+        let purged = purges.by_page.get(page).copied().max(purges.floor);
+        purged.is_some_and(|at| at >= since)
+    }
+
+    pub(crate) fn stats(&self) -> StorageStats {
+        self.storage.stats()
+    }
+}
