@@ -9,6 +9,10 @@ use selvedge_proxy::{OpenError, RunOptions};
 use selvedge_schema::Colour;
 use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
 
+/// pingora says at length what the access log says in a line, and calls a connection that was picked up by somebody else
+/// in the same moment an error.
+const LOG: &str = "info,pingora_core=warn,pingora_proxy=warn,pingora_cache=error,pingora_core::connectors=off";
+
 /// A self-hosted edge: proxy, cache and application handlers from one configuration file.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
@@ -20,7 +24,7 @@ struct Arguments {
     #[arg(
         long,
         global = true,
-        default_value = "info,pingora_core=warn,pingora_proxy=warn",
+        default_value = LOG,
         env = "SELVEDGE_LOG"
     )]
     log: String,

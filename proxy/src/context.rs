@@ -69,6 +69,8 @@ pub(crate) struct UpstreamAttempt {
     pub(crate) tried: Vec<ServerIndex>,
     pub(crate) retries_left: u32,
     pub(crate) picked: Option<Picked>,
+    /// `picked` was chosen for a retry that has not begun.
+    pub(crate) ready: bool,
     /// Address of the server asked last, for the log.
     pub(crate) address: Option<String>,
     pub(crate) is_fallback: bool,
@@ -81,6 +83,7 @@ impl UpstreamAttempt {
             tried: Vec::new(),
             retries_left: set.retries(),
             picked: None,
+            ready: false,
             address: None,
             is_fallback,
         })
@@ -111,6 +114,8 @@ pub(crate) struct CacheNotes {
     pub(crate) ttl_seconds: Option<i64>,
     /// A stale page was served as it was: why no regeneration was started.
     pub(crate) held: Option<&'static str>,
+    /// Why a stale page was served instead of the answer, or of the lack of one.
+    pub(crate) stood_in: Option<&'static str>,
     /// The client asked for a regeneration with the bypass token.
     pub(crate) forced: bool,
     /// The page, once its key is known.

@@ -19,7 +19,7 @@ use selvedge_cache::{Decision, KeyParts, MemoryHit, RequestFacts, cache_key, dec
 use selvedge_filters::Scheme;
 use selvedge_schema::QueryKey;
 
-use crate::{context::RequestContext, edge::Edge, generation::RouteCache};
+use crate::{context::RequestContext, edge::Edge, fail::judge, generation::RouteCache};
 
 /// Carries [`selvedge_schema::Isr::bypass_token`]; the name frameworks already send for on-demand regeneration.
 const BYPASS_FIELD: &str = "x-prerender-revalidate";
@@ -159,7 +159,11 @@ pub(crate) fn may_serve_stale(context: &mut RequestContext, error: Option<&Error
     match error {
         None => !context.cache.forced,
         // A client that failed us gets nothing; nobody else's failure is its business.
-        Some(error) => *error.esource() != ErrorSource::Downstream,
+        Some(error) if *error.esource() == ErrorSource::Downstream => false,
+        Some(error) => {
+            context.cache.stood_in = Some(judge(error).reason);
+            true
+        }
     }
 }
 

@@ -77,19 +77,19 @@ fn note_regeneration(edge: &Edge, error: Option<&Error>, context: &RequestContex
     if matches!(context.attempt, Attempt::NotStarted) {
         return;
     }
-    let succeeded = error.is_none() && context.failure.is_none() && context.cache.not_stored.is_none();
+    let failed = error.map(judge).map(|verdict| verdict.reason);
+    let failed = failed.or(context.failure.as_ref().map(|failed| failed.verdict.reason)).or(context.cache.stood_in);
+    let succeeded = failed.is_none() && context.cache.not_stored.is_none();
     if succeeded {
         edge.cache.backoff.succeeded(&page);
-    } else if context.background || error.is_some() || context.failure.is_some() {
+    } else if context.background || failed.is_some() {
         edge.cache.backoff.failed(page, Instant::now());
     }
     if context.background {
         let route = context.route().map_or("", |route| &route.name);
         edge.metrics.regeneration(route, succeeded);
         if !succeeded {
-            let reason = error.map(judge).map(|verdict| verdict.reason);
-            let reason = reason.or(context.failure.as_ref().map(|failed| failed.verdict.reason));
-            let reason = reason.or(context.cache.not_stored).unwrap_or("unknown");
+            let reason = failed.or(context.cache.not_stored).unwrap_or("unknown");
             tracing::warn!(route, page = %context.requested, reason, "a page could not be regenerated; the stale one stays");
         }
     }

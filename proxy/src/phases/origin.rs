@@ -35,21 +35,29 @@ pub(crate) fn choose(edge: &Edge, session: &mut Session, context: &mut RequestCo
         Attempt::NotStarted => Err(Error::explain(ErrorType::InternalError, "no attempt was chosen")),
         Attempt::Handler => Ok(handler_peer()),
         Attempt::Upstream(attempt) => {
-            let picked = attempt.set.pick(hash_key.as_bytes(), &attempt.tried).ok_or_else(|| {
-                Error::create(fail::NO_SERVER, ErrorSource::Upstream, Some(attempt.set.name().to_owned().into()), None)
-            });
-            match picked {
-                Ok(picked) => {
-                    attempt.tried.push(picked.server);
-                    let peer = Box::new(picked.peer.clone());
-                    attempt.address = Some(picked.in_flight.server().to_owned());
-                    tracing::debug!(server = picked.in_flight.server(), reason = ?picked.reason, "picked");
-                    attempt.picked = Some(picked);
-                    Ok(peer)
-                }
-                Err(error) => Err(retry_or_give_up(edge, session, context, error, false)),
+            let ready = std::mem::take(&mut attempt.ready);
+            if ready || attempt.pick_server(hash_key.as_bytes()) {
+                let picked = attempt.picked.as_ref().expect("a server was picked");
+                return Ok(Box::new(picked.peer.clone()));
             }
+            let who = attempt.set.name().to_owned();
+            let error = Error::create(fail::NO_SERVER, ErrorSource::Upstream, Some(who.into()), None);
+            Err(retry_or_give_up(edge, session, context, error, false))
         }
+    }
+}
+
+impl UpstreamAttempt {
+    /// Moves on to a server that was not tried; `false` when there is none.
+    fn pick_server(&mut self, hash_key: &[u8]) -> bool {
+        let Some(picked) = self.set.pick(hash_key, &self.tried) else {
+            return false;
+        };
+        tracing::debug!(server = picked.in_flight.server(), reason = ?picked.reason, "picked");
+        self.tried.push(picked.server);
+        self.address = Some(picked.in_flight.server().to_owned());
+        self.picked = Some(picked);
+        true
     }
 }
 
@@ -133,9 +141,10 @@ fn retry_or_give_up(
         && repeatable
         && verdict.retryable
         && attempt.retries_left > 0
+        && attempt.pick_server(context.client.address.to_string().as_bytes())
     {
         attempt.retries_left -= 1;
-        attempt.picked = None;
+        attempt.ready = true;
         error.set_retry(true);
         return error;
     }
