@@ -321,7 +321,10 @@ async fn a_body_that_was_cut_is_never_stored() {
         let mut connection = Connection::open(edge.address()).await;
         let response = connection.get("/").await;
         // Cut in the middle of the body, or an error before anything of it was sent.
-        assert!(!response.complete || response.status == 502, "the cut is visible: {response:?}");
+        assert!(
+            !response.complete || response.status == 502,
+            "the cut is visible: {response:?}"
+        );
     }
     assert_eq!(origin.count("/"), 2);
 }

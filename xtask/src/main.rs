@@ -1,10 +1,11 @@
-//! `cargo xtask test`: everything a change must pass, in one command, on a fresh machine.
+//! `cargo xtask demo` shows the platform; `cargo xtask test` is everything a change must pass. Both work on a fresh machine.
 //!
 //! Needs rustup's stable toolchain, a C compiler and Python or root; gets cmake itself when it is missing. It does not
 //! need a wasm toolchain: the guests' components are committed beside their sources.
 
 mod arrows;
 mod data;
+mod demo;
 mod dependencies;
 mod test;
 mod tools;
@@ -13,13 +14,15 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-const USAGE: &str = "usage: cargo xtask test | data
+const USAGE: &str = "usage: cargo xtask demo | test | data
+  demo   builds everything and serves the example site on loopback
   test   formatting, lints, dependency rules and all tests
   data   builds the demo's dictionary under target/demo";
 
 fn main() -> ExitCode {
     let command = std::env::args().nth(1);
     let outcome = match command.as_deref() {
+        Some("demo") => demo::run(),
         Some("test") => test::run(),
         Some("data") => data(),
         _ => {

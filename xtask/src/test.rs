@@ -1,8 +1,14 @@
 //! The steps of `cargo xtask test`, in order; the first that fails ends it.
 
-use std::{ffi::OsString, time::Instant};
+use std::{
+    ffi::OsString,
+    fs,
+    io::{BufRead, BufReader},
+    process::Stdio,
+    time::Instant,
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use crate::{arrows, dependencies, tools};
 
@@ -28,8 +34,52 @@ pub(crate) fn run() -> Result<()> {
             "warnings",
         ]),
     )?;
-    step("tests", cargo(&["test", "--workspace", "--locked"]))?;
+    // Built with the tests, so that both see the same features and nothing is compiled twice.
+    step("build", cargo(&["build", "--workspace", "--all-targets", "--locked"]))?;
+    step("tests", || tests(&path))?;
     println!("guests were not rebuilt: their committed components were used");
+    Ok(())
+}
+
+/// Runs all tests, shows what they print, and counts them.
+fn tests(path: &OsString) -> Result<()> {
+    let target = tools::target_dir()?;
+    let skipped = target.join("skipped-tests");
+    let _ = fs::remove_file(&skipped);
+    let mut cargo = tools::command("cargo", path)
+        .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+        .env("SELVEDGE_EXE", target.join("debug/selvedge"))
+        .env("SELVEDGE_SKIPPED", &skipped)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo")?;
+    let (mut passed, mut failed) = (0, 0);
+    let output = cargo.stdout.take().context("cargo's output")?;
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        println!("{line}");
+        // `test result: ok. 3 passed; 0 failed; …`
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            let words: Vec<&str> = counts.split([' ', ';']).collect();
+            let before = |word: &str| {
+                let at = words.iter().position(|other| *other == word).unwrap_or(0);
+                words[at.saturating_sub(1)].parse::<usize>().unwrap_or(0)
+            };
+            passed += before("passed");
+            failed += before("failed");
+        }
+    }
+    let status = cargo.wait()?;
+    let skipped = fs::read_to_string(&skipped).unwrap_or_default();
+    let count = skipped.lines().count();
+    print!("{skipped}");
+    println!(
+        "{} passed, {failed} failed, {count} skipped",
+        passed - count.min(passed)
+    );
+    if !status.success() {
+        bail!("tests failed");
+    }
     Ok(())
 }
 

@@ -16,12 +16,39 @@ pub(crate) fn workspace_root() -> PathBuf {
         .to_owned()
 }
 
+/// Where cargo puts what it builds.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    let output = Command::new("cargo")
+        .args(["metadata", "--format-version", "1", "--no-deps", "--locked"])
+        .current_dir(workspace_root())
+        .output()
+        .context("cargo metadata")?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
+    let directory = metadata["target_directory"].as_str().context("target_directory")?;
+    Ok(PathBuf::from(directory))
+}
+
+/// A command in the workspace with `path` as its PATH, as the user's shell would start it: what cargo told this program
+/// about itself is not passed on, since build scripts of others watch those variables and would run again.
+pub(crate) fn command(program: &str, path: &OsString) -> Command {
+    let mut command = Command::new(program);
+    command.env("PATH", path).current_dir(workspace_root());
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"]
+            .iter()
+            .any(|ours| name.starts_with(ours))
+        {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// Runs a command in the workspace with `path` as its PATH; its output is shown as it comes.
 pub(crate) fn run(program: &str, arguments: &[&str], path: &OsString) -> Result<()> {
-    let status = Command::new(program)
+    let status = command(program, path)
         .args(arguments)
-        .env("PATH", path)
-        .current_dir(workspace_root())
         .status()
         .with_context(|| format!("cannot start {program}"))?;
     if !status.success() {

@@ -1,0 +1,115 @@
+//! `cargo xtask demo`: the whole platform on loopback, with a real site on it and things to try.
+//!
+//! Builds the executable and the site's database, starts a legacy backend (nginx when it is installed, else a small server
+//! of its own), serves `conf/quickstart.yaml`, and ends cleanly on Ctrl-C: the terminal sends the signal to all of them,
+//! and this process waits for the edge to drain.
+
+mod legacy;
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::Path,
+    process::{Child, Command},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{data, tools};
+
+pub(crate) fn run() -> Result<()> {
+    let root = tools::workspace_root();
+    let path = tools::path_with_cmake()?;
+    println!("building the executable; the first time takes some minutes");
+    // What `cargo xtask test` builds too: another selection of targets would compile the dependencies once more.
+    tools::run("cargo", &["build", "--workspace", "--all-targets", "--locked"], &path)?;
+    data::dictionary(&root.join("target"))?;
+    let folder = root.join("target/demo");
+    let legacy = legacy::Legacy::start(&folder, &path)?;
+    let ready = folder.join("ready.json");
+    let _ = fs::remove_file(&ready);
+    let executable = tools::target_dir()?.join("debug/selvedge");
+    let mut edge = Command::new(executable)
+        .args(["run", "conf/quickstart.yaml", "--ready-file"])
+        .arg(&ready)
+        .env("LEGACY_PORT", legacy.port().to_string())
+        .current_dir(&root)
+        .spawn()
+        .context("cannot start the edge")?;
+    ignore_interrupt();
+    let addresses = wait_until_ready(&mut edge, &ready)?;
+    println!("{}", invitation(&addresses, &legacy)?);
+    let status = edge.wait().context("waiting for the edge")?;
+    legacy.stop();
+    println!("stopped");
+    if !status.success() {
+        bail!("the edge ended with {status}");
+    }
+    Ok(())
+}
+
+/// The edge gets the terminal's Ctrl-C itself and drains; this process must live until it has.
+fn ignore_interrupt() {
+    #[expect(unsafe_code, reason = "the standard library has no way to ignore a signal")]
+    // SAFETY: ignoring a signal installs no handler, so nothing runs in a signal's context.
+    unsafe {
+        libc::signal(libc::SIGINT, libc::SIG_IGN);
+    }
+}
+
+fn wait_until_ready(edge: &mut Child, ready: &Path) -> Result<Value> {
+    loop {
+        if let Ok(text) = fs::read_to_string(ready) {
+            return serde_json::from_str(&text).context("the ready file");
+        }
+        if let Some(status) = edge.try_wait()? {
+            bail!("the edge ended with {status}; set HTTP_PORT, HTTPS_PORT or ADMIN_PORT if a port is in use");
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn invitation(addresses: &Value, legacy: &legacy::Legacy) -> Result<String> {
+    let listener = |tls: bool| {
+        let listeners = addresses["listeners"].as_array().into_iter().flatten();
+        let address = listeners.into_iter().find(|listener| listener["tls"] == tls);
+        address
+            .and_then(|listener| listener["address"].as_str())
+            .context("a listener")
+            .map(str::to_owned)
+    };
+    let (http, https) = (listener(false)?, listener(true)?);
+    let admin = addresses["admin"].as_str().unwrap_or("(none)");
+    let https = https.replace("127.0.0.1", "localhost");
+    Ok(format!(
+        "
+  Lemma, a dictionary rendered at the edge, is served at
+
+      http://{http}/        https://{https}/   (self-made certificate)
+      legacy backend: {kind}, under http://{http}/legacy/
+      admin:          http://{admin}/metrics, /routes, /readyz
+
+  Three things to try
+
+  1. A page is rendered once and then kept; after ten seconds it is served once more while it is made anew:
+       curl -si http://{http}/word/selvedge | grep -i cache-status
+  2. The shell of this page leaves before its data is there:
+       curl -sN http://{http}/stream
+  3. A handler that traps before it answered: the request goes to the legacy backend, and says so:
+       curl -si http://{http}/fail/trap | grep -iE 'HTTP|proxy-status'
+
+  Change conf/quickstart.yaml and send the edge a SIGHUP to reload it. Ctrl-C stops everything.
+",
+        kind = legacy.kind(),
+    ))
+}
+
+/// A PATH with the folders where servers are installed.
+pub(crate) fn with_server_folders(path: &OsString) -> OsString {
+    let mut path = path.clone();
+    path.push(":/usr/sbin:/usr/local/sbin");
+    path
+}
