@@ -80,10 +80,13 @@ impl Invocation {
         };
         let head = receiver.await.unwrap_or_else(|_| Err(self.lost()));
         self.head = None;
-        head.map(|head| {
-            self.ended = head.empty;
-            head.parts
-        })
+        let head = head?;
+        // What a guest says about a body it was not given whole is not an answer to the request.
+        if self.call.gate.too_large() {
+            return Err(Failure::BodyTooLarge);
+        }
+        self.ended = head.empty;
+        Ok(head.parts)
     }
 
     /// The next piece of the body; `None` only after the guest ended it completely. Cancel-safe.
