@@ -284,7 +284,10 @@ where
             let requests = async {
                 let mut session = ServerSession::new_http1(Box::new(guarded));
                 session.set_keepalive((!*shutdown.borrow()).then_some(limits.keepalive.as_secs().max(1)));
-                session.set_keepalive_reuses_remaining(Some(limits.requests_per_connection));
+                let reuses = limits.requests_per_connection.saturating_sub(1);
+                session.set_keepalive_reuses_remaining(Some(reuses));
+                // One after the other; without it a client that sends two at once loses the second.
+                session.set_pipelining_enabled(true);
                 let mut reused = proxy.process_new_http(session, &shutdown).await;
                 while let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) {
                     clock.arm(limits.keepalive);

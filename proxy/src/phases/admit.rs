@@ -44,6 +44,8 @@ fn identify(session: &mut Session, context: &mut RequestContext) -> Result<(), R
     let request = session.req_header();
     context.requested = String::from_utf8_lossy(request.raw_path()).into_owned();
     check_framing(request, &config.limits)?;
+    check_single_framing(session)?;
+    let request = session.req_header();
     context.authority = authority(request)?;
     context.host = canonical_host(&context.authority).ok_or(Refusal::Host)?;
     context.upgrade = request.headers.contains_key(header::UPGRADE);
@@ -97,6 +99,26 @@ fn check_framing(request: &RequestHeader, limits: &DoorLimits) -> Result<(), Ref
         return Err(Refusal::Framing);
     }
     Ok(())
+}
+
+/// pingora drops `Content-Length` where `Transfer-Encoding` stands beside it (RFC 9112 section 6.1 allows that); here such
+/// a request is refused, since whoever was in front may have read it the other way.
+fn check_single_framing(session: &Session) -> Result<(), Refusal> {
+    if !session.req_header().headers.contains_key(header::TRANSFER_ENCODING) {
+        return Ok(());
+    }
+    let Some(http1) = session.as_downstream().as_http1() else {
+        return Ok(());
+    };
+    let raw = http1.get_headers_raw_bytes();
+    let is_length = |line: &[u8]| {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(b"content-length")
+    };
+    match raw.split(|byte| *byte == b'\n').skip(1).any(is_length) {
+        true => Err(Refusal::Framing),
+        false => Ok(()),
+    }
 }
 
 fn content_length(request: &RequestHeader) -> Option<u64> {

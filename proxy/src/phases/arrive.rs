@@ -18,8 +18,10 @@ pub(crate) fn arrive(edge: &Edge, session: &mut Session, context: &mut RequestCo
     let limits = &context.generation.document.config.limits;
     // Set on every request: pingora's own default after the first one is to wait for ever. While draining, every answer
     // ends its connection, so that clients move on before the listeners close.
-    let keepalive = (!edge.is_draining()).then_some(limits.keepalive.as_secs().max(1));
-    session.set_keepalive(keepalive);
+    // What pingora decided to close (`Connection: close`, HTTP/1.0, two framings at once) stays closed.
+    let last = session.get_keepalive_reuses_remaining() == Some(0);
+    let keepalive = session.get_keepalive().filter(|_| !last && !edge.is_draining());
+    session.set_keepalive(keepalive.map(|_| limits.keepalive.as_secs().max(1)));
     session.set_read_timeout(Some(limits.body_timeout));
     session.set_write_timeout(Some(WRITE_TIMEOUT));
     session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));

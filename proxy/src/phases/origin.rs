@@ -259,6 +259,9 @@ pub(crate) fn receive_response(
             for name in nominated(&response.headers) {
                 response.remove_header(&name);
             }
+            for name in ["keep-alive", "proxy-connection", "proxy-authenticate"] {
+                response.remove_header(name);
+            }
         }
     }
     invalidate_after_unsafe(edge, session, response, context);
