@@ -268,6 +268,10 @@ async fn purged_pages_are_gone_or_stale() {
     assert_eq!(page(&edge, "/").await.0, "version 1");
     assert_eq!(purge(&edge, &url, false).await["purged"][0]["found"], true);
     assert_eq!(page(&edge, "/").await.0, "version 2");
+    wait_for("the page to be stored", async || {
+        edge.metric("selvedge_cache_fills").await.filter(|fills| *fills == 0.0)
+    })
+    .await;
     assert_eq!(purge(&edge, &url, true).await["purged"][0]["found"], true);
     let (body, status) = page(&edge, "/").await;
     assert_eq!(

@@ -79,6 +79,11 @@ async fn pages_are_kept_and_made_anew() {
     let status = |response: &reqwest::Response| header(response, "cache-status").to_owned();
     assert!(status(&edge.get("/word/selvedge").await).contains("fwd=uri-miss; stored"));
     assert!(status(&edge.get("/word/selvedge").await).contains("; hit"));
+    // A purge gives up what is being stored; this one is about a page that is stored.
+    wait_for("the page to be stored", async || {
+        edge.metric("selvedge_cache_fills").await.filter(|fills| *fills == 0.0)
+    })
+    .await;
     let purged = client::client().post(edge.admin_url("/purge"));
     let purged = purged.json(&serde_json::json!({ "urls": [edge.url("/word/selvedge")], "soft": true }));
     assert_eq!(purged.send().await.expect("an answer").status(), 200);
