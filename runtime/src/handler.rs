@@ -94,7 +94,7 @@ pub struct HandlerStats {
 pub(crate) struct Counters {
     pub(crate) instances: AtomicUsize,
     instantiations: AtomicU64,
-    instantiation_us: AtomicU64,
+    instantiation_ns: AtomicU64,
     invocations: AtomicU64,
 }
 
@@ -160,7 +160,7 @@ impl Handler {
         HandlerStats {
             instances: self.counters.instances.load(Ordering::Relaxed),
             instantiations: self.counters.instantiations.load(Ordering::Relaxed),
-            instantiation_time: Duration::from_micros(self.counters.instantiation_us.load(Ordering::Relaxed)),
+            instantiation_time: Duration::from_nanos(self.counters.instantiation_ns.load(Ordering::Relaxed)),
             invocations: self.counters.invocations.load(Ordering::Relaxed),
         }
     }
@@ -285,8 +285,8 @@ impl HandlerState for Instances {
         self.counters.instances.fetch_add(1, Ordering::Relaxed);
         self.counters.instantiations.fetch_add(1, Ordering::Relaxed);
         self.counters
-            .instantiation_us
-            .fetch_add(started.elapsed().as_micros() as u64, Ordering::Relaxed);
+            .instantiation_ns
+            .fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
         let (reuse, reuse_concurrency) = match self.reusable {
             true => (self.limits.reuse as usize, self.limits.reuse_concurrency as usize),
             false => (1, 1),

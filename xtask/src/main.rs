@@ -4,6 +4,7 @@
 //! need a wasm toolchain: the guests' components are committed beside their sources.
 
 mod arrows;
+mod bench;
 mod data;
 mod demo;
 mod dependencies;
@@ -14,9 +15,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-const USAGE: &str = "usage: cargo xtask demo | test | data
+const USAGE: &str = "usage: cargo xtask demo | test | bench | data
   demo   builds everything and serves the example site on loopback
   test   formatting, lints, dependency rules and all tests
+  bench  measures the edge beside nginx, Envoy and wasmtime; writes docs/benchmarks.md
   data   builds the demo's dictionary under target/demo";
 
 fn main() -> ExitCode {
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     let outcome = match command.as_deref() {
         Some("demo") => demo::run(),
         Some("test") => test::run(),
+        Some("bench") => bench::run(),
         Some("data") => data(),
         _ => {
             eprintln!("{USAGE}");

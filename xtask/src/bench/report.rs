@@ -1,0 +1,62 @@
+//! `docs/benchmarks.md`: the table, and what is needed to read it.
+
+use std::{fmt::Write, process::Command};
+
+use super::{CaseResult, ROUNDS, SECONDS, peers::Programs};
+
+pub(crate) fn render(results: &[CaseResult], instantiation: &[(&'static str, String)], programs: &Programs) -> String {
+    let mut text = String::from("# Benchmarks\n\nWritten by `cargo xtask bench`. ");
+    let _ = writeln!(
+        text,
+        "Servers take turns under wrk (one thread, 32 kept connections, HTTP/1.1) on loopback, \
+         {ROUNDS} rounds of {SECONDS} s; the figures are medians. The load runs on the same {cores} cores ({model}), so requests a \
+         second are bounded by both; processor time a request is the fairer figure. Every server has two workers. \
+         Ratios are the peer's figure to ours: above 1 we use less processor time, or serve more.\n",
+        cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        model = processor(),
+    );
+    let _ = writeln!(
+        text,
+        "Versions: {}; selvedge {}.\n",
+        programs.versions.join("; "),
+        commit()
+    );
+    text.push_str("| case | server | requests/s | ours ÷ theirs | CPU µs a request | theirs ÷ ours | p99 ms |\n|---|---|---|---|---|---|---|\n");
+    for case in results {
+        let ours = case.figures.iter().find(|figures| figures.peer == "selvedge");
+        for figures in &case.figures {
+            let name = if figures.peer == "selvedge" { case.name } else { "" };
+            let speed = ours.map_or(f64::NAN, |ours| ours.requests_per_second / figures.requests_per_second);
+            let cpu = ours.map_or(f64::NAN, |ours| figures.cpu_us / ours.cpu_us);
+            let _ = writeln!(
+                text,
+                "| {name} | {} | {:.0} | {speed:.2} | {:.1} | {cpu:.2} | {:.2} |",
+                figures.peer, figures.requests_per_second, figures.cpu_us, figures.p99_ms
+            );
+        }
+    }
+    text.push_str("\nWhat the cases are:\n\n");
+    for case in results {
+        let _ = writeln!(text, "* {}: {}.", case.name, case.what);
+    }
+    text.push_str("\nMaking an instance in the pool, from a compiled component, µs:\n\n");
+    for (guest, figures) in instantiation {
+        let _ = writeln!(text, "* {guest}: `{figures}`");
+    }
+    text
+}
+
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("model name"));
+    line.and_then(|line| line.split_once(": "))
+        .map_or_else(|| "unknown".to_owned(), |(_, model)| model.to_owned())
+}
+
+fn commit() -> String {
+    let output = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+    output.map_or_else(
+        |_| String::new(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    )
+}
