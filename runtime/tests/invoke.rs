@@ -275,3 +275,24 @@ async fn the_dictionary_reads_its_database_and_fails_as_asked() {
     assert_eq!(failure(&handler, "/fail/loop").await, ("handler_cpu_limit", false));
     assert_eq!(failure(&handler, "/fail/late").await, ("handler_trap", true));
 }
+
+/// Built with Spin's own SDK, as its documentation has it.
+#[tokio::test]
+async fn an_application_for_spin_runs_unchanged() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Database::open(DatabaseSettings::new("todos", dir.path().join("todos.db"))).unwrap();
+    let mut spec = spec("spin-app", HandlerLimits::default());
+    spec.bindings.insert("todos".to_owned(), database);
+    let handler = runtime(&dir).load(spec).unwrap();
+    for (path, expected) in [
+        ("/?todo=sleep", "rowid 1, changes 1: sleep 0.5\n"),
+        ("/?todo=eat", "rowid 2, changes 1: sleep 0.5, eat 0.5\n"),
+    ] {
+        let (status, body) = collect(&mut get(&handler, path)).await.unwrap();
+        assert_eq!(
+            (status, String::from_utf8(body).unwrap().as_str()),
+            (200, expected),
+            "{path}"
+        );
+    }
+}

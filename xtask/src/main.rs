@@ -8,6 +8,8 @@ mod bench;
 mod data;
 mod demo;
 mod dependencies;
+mod guests;
+mod reference;
 mod test;
 mod tools;
 
@@ -15,10 +17,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-const USAGE: &str = "usage: cargo xtask demo | test | bench | data
+const USAGE: &str = "usage: cargo xtask demo | test | bench | reference | guests | data
   demo   builds everything and serves the example site on loopback
   test   formatting, lints, dependency rules and all tests
   bench  measures the edge beside nginx, Envoy and wasmtime; writes docs/benchmarks.md
+  reference  writes docs/configuration.md from the schema
+  guests rebuilds the wasm components of tests and demo
   data   builds the demo's dictionary under target/demo";
 
 fn main() -> ExitCode {
@@ -27,6 +31,8 @@ fn main() -> ExitCode {
         Some("demo") => demo::run(),
         Some("test") => test::run(),
         Some("bench") => bench::run(),
+        Some("reference") => reference::write(),
+        Some("guests") => guests::rebuild(),
         Some("data") => data(),
         _ => {
             eprintln!("{USAGE}");

@@ -1,13 +1,8 @@
 //! `fermyon:spin/sqlite@2.0.0`: SQL for guests built with any Spin SDK up to 5 and for our own.
-//!
-//! The guest's call looks synchronous to it; here it waits without holding a thread. Which connection runs a statement is
-//! the database's decision (see `selvedge_replication`).
 
-use std::sync::Arc;
-
-use selvedge_replication::{Database, SqlError, Value as SqlValue};
 use wasmtime::component::{HasData, Linker, Resource};
 
+use super::sql::{OpenDatabase, conversions, run};
 use crate::instance::GuestState;
 
 mod generated {
@@ -22,9 +17,8 @@ mod generated {
 
 use generated::fermyon::spin::sqlite::{self, Error, QueryResult, RowResult, Value};
 
-/// An open `connection` resource: the right to use one database.
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
-pub struct Connection(Arc<Database>);
+pub struct Connection(OpenDatabase);
 
 struct Sqlite;
 
@@ -36,12 +30,14 @@ pub(super) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result
     sqlite::add_to_linker::<GuestState, Sqlite>(linker, |state| state)
 }
 
+conversions!(Value, Error, QueryResult, RowResult);
+
 impl sqlite::Host for &mut GuestState {}
 
 impl sqlite::HostConnection for &mut GuestState {
     async fn open(&mut self, name: String) -> wasmtime::Result<Result<Resource<Connection>, Error>> {
         match self.capabilities.database(&name) {
-            Some(database) => Ok(Ok(self.table.push(Connection(database))?)),
+            Some(database) => Ok(Ok(self.table.push(Connection(OpenDatabase::new(database)))?)),
             None => Ok(Err(Error::AccessDenied)),
         }
     }
@@ -52,56 +48,14 @@ impl sqlite::HostConnection for &mut GuestState {
         statement: String,
         parameters: Vec<Value>,
     ) -> wasmtime::Result<Result<QueryResult, Error>> {
-        let database = Arc::clone(&self.table.get(&connection)?.0);
-        let parameters = parameters.into_iter().map(SqlValue::from).collect();
-        Ok(match database.query(&statement, parameters).await {
-            Ok(rows) => {
-                let row = |values: Vec<SqlValue>| RowResult {
-                    values: values.into_iter().map(Value::from).collect(),
-                };
-                Ok(QueryResult {
-                    columns: rows.columns,
-                    rows: rows.rows.into_iter().map(row).collect(),
-                })
-            }
-            Err(error) => Err(guest_error(&error)),
-        })
+        let database = self.table.get(&connection)?.0.database();
+        let parameters = parameters.into_iter().map(Into::into).collect();
+        let outcome = run(&database, &statement, parameters).await;
+        Ok(outcome.map(QueryResult::from).map_err(Error::from))
     }
 
     async fn drop(&mut self, connection: Resource<Connection>) -> wasmtime::Result<()> {
         self.table.delete(connection)?;
         Ok(())
-    }
-}
-
-/// The code comes first, so that a guest can tell errors apart: `constraint: UNIQUE constraint failed: …`.
-fn guest_error(error: &SqlError) -> Error {
-    match error.code() {
-        "disk_full" => Error::DatabaseFull,
-        code => Error::Io(format!("{code}: {error}")),
-    }
-}
-
-impl From<Value> for SqlValue {
-    fn from(value: Value) -> SqlValue {
-        match value {
-            Value::Null => SqlValue::Null,
-            Value::Integer(number) => SqlValue::Integer(number),
-            Value::Real(number) => SqlValue::Real(number),
-            Value::Text(text) => SqlValue::Text(text),
-            Value::Blob(bytes) => SqlValue::Blob(bytes),
-        }
-    }
-}
-
-impl From<SqlValue> for Value {
-    fn from(value: SqlValue) -> Value {
-        match value {
-            SqlValue::Null => Value::Null,
-            SqlValue::Integer(number) => Value::Integer(number),
-            SqlValue::Real(number) => Value::Real(number),
-            SqlValue::Text(text) => Value::Text(text),
-            SqlValue::Blob(bytes) => Value::Blob(bytes),
-        }
     }
 }

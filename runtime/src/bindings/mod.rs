@@ -1,6 +1,8 @@
 //! The capabilities a guest can be given; one file each. What is not bound does not exist for the guest.
 
 mod fermyon_sqlite;
+mod spin_sqlite;
+mod sql;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -37,5 +39,6 @@ impl Capabilities {
 
 /// Links every binding; each checks at run time what the guest was given.
 pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
-    fermyon_sqlite::add_to_linker(linker)
+    fermyon_sqlite::add_to_linker(linker)?;
+    spin_sqlite::add_to_linker(linker)
 }

@@ -1,0 +1,73 @@
+//! `spin:sqlite/sqlite@3.0.0`: SQL for guests built with Spin SDK 5 (`sqlite3`) and later; also tells the last rowid and
+//! the number of changed rows.
+
+use wasmtime::component::{HasData, Linker, Resource};
+
+use super::sql::{OpenDatabase, conversions, run};
+use crate::instance::GuestState;
+
+mod generated {
+    wasmtime::component::bindgen!({
+        path: "../wit/deps/spin-sqlite-3.0.0.wit",
+        inline: "package selvedge:spin-sqlite; world host { import spin:sqlite/sqlite@3.0.0; }",
+        world: "selvedge:spin-sqlite/host",
+        imports: { default: async | trappable },
+        with: { "spin:sqlite/sqlite.connection": super::Connection },
+    });
+}
+
+use generated::spin::sqlite::sqlite::{self, Error, QueryResult, RowResult, Value};
+
+#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
+pub struct Connection(OpenDatabase);
+
+struct Sqlite;
+
+impl HasData for Sqlite {
+    type Data<'a> = &'a mut GuestState;
+}
+
+pub(super) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    sqlite::add_to_linker::<GuestState, Sqlite>(linker, |state| state)
+}
+
+conversions!(Value, Error, QueryResult, RowResult);
+
+impl sqlite::Host for &mut GuestState {}
+
+impl sqlite::HostConnection for &mut GuestState {
+    async fn open(&mut self, name: String) -> wasmtime::Result<Result<Resource<Connection>, Error>> {
+        match self.capabilities.database(&name) {
+            Some(database) => Ok(Ok(self.table.push(Connection(OpenDatabase::new(database)))?)),
+            None => Ok(Err(Error::AccessDenied)),
+        }
+    }
+
+    async fn execute(
+        &mut self,
+        connection: Resource<Connection>,
+        statement: String,
+        parameters: Vec<Value>,
+    ) -> wasmtime::Result<Result<QueryResult, Error>> {
+        let database = self.table.get(&connection)?.0.database();
+        let parameters = parameters.into_iter().map(Into::into).collect();
+        let outcome = run(&database, &statement, parameters).await;
+        if let Ok(rows) = &outcome {
+            self.table.get_mut(&connection)?.0.note(rows);
+        }
+        Ok(outcome.map(QueryResult::from).map_err(Error::from))
+    }
+
+    async fn last_insert_rowid(&mut self, connection: Resource<Connection>) -> wasmtime::Result<i64> {
+        Ok(self.table.get(&connection)?.0.last_insert_rowid)
+    }
+
+    async fn changes(&mut self, connection: Resource<Connection>) -> wasmtime::Result<u64> {
+        Ok(self.table.get(&connection)?.0.changes)
+    }
+
+    async fn drop(&mut self, connection: Resource<Connection>) -> wasmtime::Result<()> {
+        self.table.delete(connection)?;
+        Ok(())
+    }
+}
