@@ -294,3 +294,68 @@ async fn a_missing_component_is_served_by_the_fallback_or_not_at_all() {
         .expect("it does not start");
     assert!(refused.log.contains("gone.wasm"), "{}", refused.log);
 }
+
+#[tokio::test]
+async fn a_guest_of_the_newest_interface_sees_scheme_authority_and_trailers_pass() {
+    let component = repository().join("tests/guests/probe-p3.wasm");
+    let edge = Edge::start(&format!(
+        "listeners:\n  - {{ address: 127.0.0.1:0 }}\n  - {{ address: 127.0.0.1:0, tls: {{ self_signed: [localhost] }} }}\n\
+         handlers: {{ probe: {{ component: {} }} }}\nroutes: [{{ match: {{}}, handler: probe }}]\n",
+        component.display()
+    ))
+    .await;
+    let plain = text(edge.get("/headers").await).await;
+    let authority = edge.address().to_string();
+    assert!(
+        plain.contains(&format!("scheme http\nauthority {authority}\n")),
+        "{plain}"
+    );
+    assert!(plain.contains(&format!("host: {authority}\n")), "{plain}");
+    let encrypted = text(client::get(&edge.https_url("/headers")).await).await;
+    let authority = format!("localhost:{}", edge.tls_address().port());
+    assert!(
+        encrypted.contains(&format!("scheme https\nauthority {authority}\n")),
+        "{encrypted}"
+    );
+    let Some(curl) = client::curl(&["-sk", "--http2", "-D", "-", &edge.https_url("/trailers")]).await else {
+        return;
+    };
+    assert!(
+        curl.stdout.contains("hello\n") && curl.stdout.contains("x-checksum: abc"),
+        "{}",
+        curl.stdout
+    );
+}
+
+#[tokio::test]
+async fn requests_that_share_an_instance_share_its_trap_and_nothing_else() {
+    let component = repository().join("tests/guests/probe-p3.wasm");
+    let yaml = format!(
+        "handlers: {{ probe: {{ component: {} }} }}\nroutes: [{{ match: {{}}, handler: probe }}]\n",
+        component.display()
+    );
+    let edge = Edge::start(&yaml).await;
+    let mut waiting = Connection::open(edge.address()).await;
+    waiting.send("GET /sleep HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    wait_for("the guest to run", async || {
+        edge.metric("selvedge_handler_invocations{handler=\"probe\"}")
+            .await
+            .filter(|count| *count == 1.0)
+    })
+    .await;
+    let trapped = edge.get("/trap").await;
+    // Whose call it was cannot be told once they share an instance, so both are told the same.
+    assert!(
+        header(&trapped, "proxy-status").contains("handler_neighbour"),
+        "{trapped:?}"
+    );
+    let neighbour = waiting.receive().await;
+    assert_eq!(neighbour.status, 502);
+    assert!(
+        neighbour
+            .header("proxy-status")
+            .is_some_and(|says| says.contains("handler_neighbour")),
+        "{neighbour:?}"
+    );
+    assert_eq!(text(edge.get("/").await).await, "hello\n");
+}

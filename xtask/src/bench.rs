@@ -26,7 +26,16 @@ pub(crate) fn run() -> Result<()> {
     println!("building in release mode");
     tools::run(
         "cargo",
-        &["build", "--release", "--locked", "--workspace", "--bins", "--examples"],
+        &[
+            "build",
+            "--release",
+            "--locked",
+            "--workspace",
+            "--bin",
+            "selvedge",
+            "--example",
+            "instantiate",
+        ],
         &path,
     )?;
     let folder = tempfile_in_target()?;
