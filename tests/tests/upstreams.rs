@@ -1,8 +1,10 @@
 //! Upstreams: who gets a request, who gets it next, and what passes through.
 
 use selvedge_tests::client::{self, header};
+use selvedge_tests::executable::repository;
+use selvedge_tests::process::Process;
 use selvedge_tests::wait::wait_for;
-use selvedge_tests::{Connection, Edge, Gate, Nginx, Origin, Reply};
+use selvedge_tests::{Connection, Edge, Gate, Nginx, Origin, Reply, peer};
 
 /// An edge whose one route leads to the upstream with this text.
 async fn edge(upstream: &str) -> Edge {
@@ -205,4 +207,47 @@ async fn a_real_nginx_is_a_legacy_site() {
         .expect("an answer");
     assert_eq!(unchanged.status(), 304);
     assert_eq!(edge.get("/elsewhere").await.status(), 404);
+}
+
+/// gRPC is HTTP/2 on both sides, and its status is in the trailers: Google's own client and server, the edge between.
+#[tokio::test]
+async fn grpc_passes_through_with_its_trailers() {
+    let Some(python) = std::env::var_os("SELVEDGE_PYTHON") else {
+        return peer::skip("SELVEDGE_PYTHON names no Python with grpcio; `cargo xtask test` sets it");
+    };
+    let script = repository().join("tests/peers/grpc_echo.py");
+    let directory = tempfile::tempdir().expect("a folder");
+    let mut serve = std::process::Command::new(&python);
+    serve.arg(&script).arg("serve");
+    let server = Process::start(serve, directory.path());
+    let port = wait_for("the server's port", async || server.stdout().trim().parse::<u16>().ok()).await;
+    let edge = Edge::start(&format!(
+        "listeners: [{{ address: 127.0.0.1:0, tls: {{ self_signed: [localhost] }} }}]\n\
+         upstreams: {{ grpc: {{ servers: [{{ address: \"127.0.0.1:{port}\" }}], http2: true }} }}\n\
+         routes: [{{ match: {{ path: /shop.Catalog/* }}, upstream: grpc }}]\n"
+    ))
+    .await;
+    let certificates = edge
+        .directory()
+        .join("data/self-signed")
+        .read_dir()
+        .expect("a self-made certificate");
+    let mut files = certificates.filter_map(|entry| Some(entry.ok()?.path()));
+    let certificate = files
+        .find(|path| path.extension().is_some_and(|kind| kind == "pem"))
+        .expect("a certificate");
+    let target = format!("localhost:{}", edge.tls_address().port());
+    let arguments = [
+        &script.display().to_string(),
+        "call",
+        &target,
+        &certificate.display().to_string(),
+    ];
+    let called = client::run(std::path::Path::new(&python), &arguments).await;
+    let said = String::from_utf8_lossy(&called.stdout).into_owned() + &String::from_utf8_lossy(&called.stderr);
+    assert!(
+        said.contains("['RED', 'GREEN', 'BLUE'] 14 OK\nNOT_FOUND no such product"),
+        "{said} {}",
+        edge.log()
+    );
 }

@@ -57,6 +57,7 @@ fn tests(path: &OsString) -> Result<()> {
         .args(["test", "--workspace", "--locked", "--no-fail-fast"])
         .env("SELVEDGE_EXE", target.join("debug/selvedge"))
         .env("SELVEDGE_SKIPPED", &skipped)
+        .envs(tools::python().is_file().then(|| ("SELVEDGE_PYTHON", tools::python())))
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start cargo")?;

