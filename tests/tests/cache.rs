@@ -86,30 +86,109 @@ async fn a_stale_page_is_served_while_exactly_one_regeneration_runs() {
 
 #[tokio::test]
 async fn a_regeneration_that_fails_keeps_the_page_and_waits_before_the_next() {
+    // The origin answers with an error, or not at all.
+    for answers in [true, false] {
+        let origin = Origin::start();
+        let count = Arc::new(AtomicUsize::new(0));
+        let broken = Arc::new(AtomicUsize::new(1));
+        let (counted, is_broken) = (Arc::clone(&count), Arc::clone(&broken));
+        origin.answer("/", move |_| match counted.fetch_add(1, Ordering::Relaxed) {
+            0 => Reply::ok("version 1"),
+            _ if is_broken.load(Ordering::Relaxed) == 0 => Reply::ok("mended"),
+            _ if answers => Reply::status(500).body("broken"),
+            _ => Reply::reset(),
+        });
+        let edge = edge(&origin, "{ isr: { revalidate: 1s, stale_if_error: 1d } }").await;
+        page(&edge, "/").await;
+        wait_for("a reader to be told of the pause", async || {
+            let (body, status) = page(&edge, "/").await;
+            assert_eq!(body, "version 1");
+            status.contains("backoff").then_some(())
+        })
+        .await;
+        assert!(origin.count("/") < 5, "{} attempts", origin.count("/"));
+        edge.logs("could not be regenerated").await;
+        broken.store(0, Ordering::Relaxed);
+        wait_for("the mended page", async || {
+            (page(&edge, "/").await.0 == "mended").then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_leaves_does_not_spoil_the_page_for_others() {
     let origin = Origin::start();
-    let count = Arc::new(AtomicUsize::new(0));
-    let broken = Arc::new(AtomicUsize::new(1));
-    let (counted, is_broken) = (Arc::clone(&count), Arc::clone(&broken));
-    origin.answer("/", move |_| match counted.fetch_add(1, Ordering::Relaxed) {
-        0 => Reply::ok("version 1"),
-        _ if is_broken.load(Ordering::Relaxed) == 1 => Reply::status(500).body("broken"),
-        _ => Reply::ok("mended"),
+    let (reply, stream) = Reply::stream();
+    origin.reply("/", reply.header("cache-control", "max-age=60"));
+    let edge = edge(&origin, "{}").await;
+    let mut leaving = Connection::open(edge.address()).await;
+    leaving.send("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").await;
+    origin.asked("/", 1).await;
+    assert!(stream.send("shell").await);
+    leaving.receive_until("shell").await;
+    leaving.reset();
+    // The first piece is written to a client that is gone, the second after that was noticed.
+    assert!(stream.send(" and").await);
+    let mut second = Connection::open(edge.address()).await;
+    second.send("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").await;
+    second.receive_until(" and").await;
+    assert!(stream.send(" the rest").await);
+    second.receive_until(" the rest").await;
+    stream.end().await;
+    assert_eq!(page(&edge, "/").await.0, "shell and the rest");
+    assert_eq!(origin.count("/"), 1);
+}
+
+#[tokio::test]
+async fn a_page_that_did_not_change_is_confirmed() {
+    let origin = Origin::start();
+    origin.answer("/", |request| match request.header("if-none-match") {
+        Some("\"v1\"") => Reply::status(304)
+            .header("etag", "\"v1\"")
+            .header("cache-control", "max-age=1"),
+        _ => Reply::ok("page")
+            .header("etag", "\"v1\"")
+            .header("cache-control", "max-age=1"),
     });
-    let edge = edge(&origin, "{ isr: { revalidate: 1s, stale_if_error: 1d } }").await;
+    let edge = edge(&origin, "{}").await;
     page(&edge, "/").await;
-    wait_for("a reader to be told of the pause", async || {
+    let status = wait_for("the page to be asked about", async || {
         let (body, status) = page(&edge, "/").await;
-        assert_eq!(body, "version 1");
-        status.contains("backoff").then_some(())
+        assert_eq!(body, "page");
+        status.contains("fwd=stale").then_some(status)
     })
     .await;
-    assert!(origin.count("/") < 5, "{} attempts", origin.count("/"));
-    edge.logs("could not be regenerated").await;
-    broken.store(0, Ordering::Relaxed);
-    wait_for("the mended page", async || {
-        (page(&edge, "/").await.0 == "mended").then_some(())
-    })
+    assert!(status.contains("stored") || status.contains("ttl="), "{status}");
+    assert_eq!(origin.requests()[1].header("if-none-match"), Some("\"v1\""));
+    assert!(page(&edge, "/").await.1.contains("; hit"));
+}
+
+#[tokio::test]
+async fn head_has_no_body_over_http2_either() {
+    let origin = Origin::start();
+    origin.reply("/stored", Reply::ok("0123456789").header("cache-control", "max-age=60"));
+    origin.reply("/passed", Reply::ok("0123456789"));
+    let edge = Edge::start(&format!(
+        "listeners: [{{ address: 127.0.0.1:0, tls: {{ self_signed: [localhost] }} }}]\n\
+         upstreams: {{ origin: {{ servers: [{{ address: \"{}\" }}] }} }}\n\
+         routes: [{{ match: {{}}, cache: {{}}, upstream: origin }}]\n",
+        origin.address()
+    ))
     .await;
+    for path in ["/passed", "/stored", "/stored"] {
+        let response = client::client()
+            .head(edge.https_url(path))
+            .send()
+            .await
+            .expect("an answer");
+        assert_eq!(
+            (response.version(), header(&response, "content-length")),
+            (reqwest::Version::HTTP_2, "10"),
+            "{path}"
+        );
+        assert_eq!(response.bytes().await.expect("no body").len(), 0, "{path}");
+    }
 }
 
 #[tokio::test]
