@@ -9,6 +9,10 @@ use selvedge_proxy::{OpenError, RunOptions};
 use selvedge_schema::Colour;
 use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
 
+/// A request allocates small things on one thread and frees them on another, which glibc's allocator does slowly.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// pingora says at length what the access log says in a line, and calls a connection that was picked up by somebody else
 /// in the same moment an error.
 const LOG: &str = "info,pingora_core=warn,pingora_proxy=warn,pingora_cache=error,pingora_core::connectors=off";

@@ -206,7 +206,11 @@ async fn reload(State(admin): State<Admin>) -> Response {
     let outcome = tokio::task::spawn_blocking(move || operator.reload()).await;
     match outcome {
         Ok(Ok(generation)) => Json(json!({ "generation": generation })).into_response(),
-        Ok(Err(why)) => problem(StatusCode::CONFLICT, &why, "the previous configuration keeps serving"),
+        Ok(Err(why)) => problem(
+            StatusCode::CONFLICT,
+            "not reloaded; the previous configuration keeps serving",
+            &why,
+        ),
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string(), "see the log"),
     }
 }

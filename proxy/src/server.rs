@@ -32,6 +32,7 @@ use tokio::{
 use crate::{
     admin::{self, Operator},
     edge::{Edge, OpenError},
+    generation::chain,
 };
 
 /// How often a drain looks whether the last request is done.
@@ -105,6 +106,11 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
     if options.watch {
         watch_file(&edge, &options.config, events.clone());
     }
+    // Before anybody is told that this process can be signalled.
+    let signals = {
+        let _runtime = runtime.enter();
+        Signals::listen()
+    };
     if let Some(path) = &options.ready_file {
         write_atomically(path, &format!("{ready}\n")).map_err(|source| RunError::ReadyFile {
             path: path.clone(),
@@ -113,7 +119,14 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
     }
     tracing::info!(%ready, "serving");
 
-    runtime.block_on(serve_until_drained(&edge, &options.config, inbox, stop, service));
+    runtime.block_on(serve_until_drained(
+        &edge,
+        &options.config,
+        signals,
+        inbox,
+        stop,
+        service,
+    ));
     runtime.shutdown_timeout(LAST_TASKS);
     edge.close();
     Ok(())
@@ -228,18 +241,16 @@ fn modified(path: &Path) -> Option<(std::time::SystemTime, u64)> {
 async fn serve_until_drained(
     edge: &Arc<Edge>,
     config: &Path,
+    mut signals: Signals,
     mut inbox: mpsc::Receiver<Event>,
     stop: watch::Sender<bool>,
     service: tokio::task::JoinHandle<()>,
 ) {
-    let mut hangup = listen_for(SignalKind::hangup());
-    let mut terminate = listen_for(SignalKind::terminate());
-    let mut interrupt = listen_for(SignalKind::interrupt());
     loop {
         let event = tokio::select! {
-            _ = received(&mut hangup) => Event::Reload(None),
-            _ = received(&mut terminate) => Event::Drain,
-            _ = received(&mut interrupt) => Event::Drain,
+            _ = received(&mut signals.hangup) => Event::Reload(None),
+            _ = received(&mut signals.terminate) => Event::Drain,
+            _ = received(&mut signals.interrupt) => Event::Drain,
             Some(event) = inbox.recv() => event,
         };
         match event {
@@ -254,8 +265,8 @@ async fn serve_until_drained(
     }
     tokio::select! {
         () = drain(edge, stop, service) => {}
-        _ = received(&mut terminate) => tracing::warn!("second signal: leaving at once"),
-        _ = received(&mut interrupt) => tracing::warn!("second signal: leaving at once"),
+        _ = received(&mut signals.terminate) => tracing::warn!("second signal: leaving at once"),
+        _ = received(&mut signals.interrupt) => tracing::warn!("second signal: leaving at once"),
     }
 }
 
@@ -269,8 +280,9 @@ async fn reload(edge: &Arc<Edge>, config: &Path) -> Result<u64, String> {
             Ok(generation)
         }
         Ok(Err(error)) => {
-            tracing::error!(%error, "configuration not reloaded; the previous one keeps serving");
-            Err(error.to_string())
+            let why = chain(&error);
+            tracing::error!(why, "configuration not reloaded; the previous one keeps serving");
+            Err(why)
         }
         Err(panic) => {
             tracing::error!(%panic, "configuration not reloaded; the previous one keeps serving");
@@ -294,6 +306,24 @@ async fn drain(edge: &Arc<Edge>, stop: watch::Sender<bool>, service: tokio::task
     match edge.requests_in_flight() {
         0 => tracing::info!("drained"),
         left => tracing::warn!(left, "grace period over; requests under way are cut off"),
+    }
+}
+
+/// A signal that cannot be listened for is left to its default.
+struct Signals {
+    hangup: Option<Signal>,
+    terminate: Option<Signal>,
+    interrupt: Option<Signal>,
+}
+
+impl Signals {
+    /// Inside a tokio runtime.
+    fn listen() -> Signals {
+        Signals {
+            hangup: listen_for(SignalKind::hangup()),
+            terminate: listen_for(SignalKind::terminate()),
+            interrupt: listen_for(SignalKind::interrupt()),
+        }
     }
 }
 

@@ -27,6 +27,7 @@ const GUESTS: &[(&str, &[&str], &str)] = &[
         "tests/guests/probe-p3.wasm",
     ),
     ("not-http", &["tests/guests/not-http"], "tests/guests/not-http.wasm"),
+    ("hello-p2", &["tests/guests/hello-p2"], "tests/guests/hello-p2.wasm"),
     (
         "unknown-import",
         &["tests/guests/unknown-import"],

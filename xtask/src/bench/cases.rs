@@ -16,7 +16,7 @@ pub(crate) enum Kind {
     Hit(usize),
     /// 1 KiB from the origin, nothing stored.
     Proxied,
-    /// The 0.2 probe's `/hello`, a new instance for each request.
+    /// A 0.2 greeting, a new instance for each request.
     FreshHandler,
     /// The 0.3 probe's `/hello`, instances reused.
     ReusedHandler,

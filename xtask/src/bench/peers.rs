@@ -245,7 +245,7 @@ pub(crate) fn start(peer: Peer, case: &Case, programs: &Programs, origin: &Serve
 
 fn guest(case: &Case) -> &'static str {
     match case.kind {
-        Kind::FreshHandler => "tests/guests/probe-p2.wasm",
+        Kind::FreshHandler => "tests/guests/hello-p2.wasm",
         _ => "tests/guests/probe-p3.wasm",
     }
 }
