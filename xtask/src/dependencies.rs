@@ -1,6 +1,6 @@
-//! Every dependency has a sentence, and none is older than its last known advisory.
+//! Every dependency has a sentence and a permissive licence, and none is older than its last known advisory.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -48,10 +48,55 @@ pub(crate) fn check() -> Result<()> {
             }
         }
     }
+    wrong.extend(licences()?);
     if !wrong.is_empty() {
         bail!("{}", wrong.join("\n"));
     }
     Ok(())
+}
+
+/// SPDX identifiers that ask for no more than a notice.
+const PERMISSIVE: &[&str] = &[
+    "0BSD",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-1-Clause",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CC0-1.0",
+    "CDLA-Permissive-2.0",
+    "ISC",
+    "MIT",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
+];
+
+/// Crates, also the indirect ones, whose licence is not permissive.
+fn licences() -> Result<Vec<String>> {
+    let output = Command::new("cargo")
+        .args(["metadata", "--format-version", "1", "--locked"])
+        .current_dir(workspace_root())
+        .output()
+        .context("cargo metadata")?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
+    let packages = metadata["packages"].as_array().context("packages")?;
+    let refused = packages.iter().filter_map(|package| {
+        let licence = package["license"].as_str().unwrap_or("none");
+        let name = package["name"].as_str().unwrap_or_default();
+        (!is_permissive(licence)).then(|| format!("{name} has the licence {licence}"))
+    });
+    Ok(refused.collect())
+}
+
+/// An expression of SPDX, also with the slash of old manifests: one alternative of each part must be permissive.
+fn is_permissive(expression: &str) -> bool {
+    let part_is_permissive = |part: &str| {
+        let part = part.replace(['(', ')'], "").replace('/', " OR ");
+        part.split(" OR ").any(|licence| PERMISSIVE.contains(&licence.trim()))
+    };
+    expression.split(" AND ").all(part_is_permissive)
 }
 
 /// Every locked version of `name`, without pre-release and build parts.
@@ -77,6 +122,21 @@ fn versions(lock: &str, name: &str) -> Vec<[u32; 3]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn licences_are_judged_by_their_parts() {
+        for (expression, expected) in [
+            ("MIT", true),
+            ("MIT/Apache-2.0", true),
+            ("MIT OR LGPL-2.1-or-later", true),
+            ("(MIT OR Apache-2.0) AND Unicode-3.0", true),
+            ("MIT AND GPL-3.0", false),
+            ("GPL-3.0", false),
+            ("none", false),
+        ] {
+            assert_eq!(is_permissive(expression), expected, "{expression}");
+        }
+    }
 
     #[test]
     fn locked_versions_are_read() {

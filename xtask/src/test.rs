@@ -38,6 +38,7 @@ pub(crate) fn run() -> Result<()> {
     // Built with the tests, so that both see the same features and nothing is compiled twice.
     step("build", cargo(&["build", "--workspace", "--all-targets", "--locked"]))?;
     step("reference", reference::check)?;
+    step("the example's own tests", || example(&path))?;
     // The site's tests run on its real data; without a network they say that they were skipped.
     if let Err(error) = step("the demo's data", || {
         data::dictionary(&tools::workspace_root().join("target")).map(drop)
@@ -46,6 +47,23 @@ pub(crate) fn run() -> Result<()> {
     }
     step("tests", || tests(&path))?;
     Ok(())
+}
+
+/// The demo's handler is a workspace of its own, since it is built for another target; its logic is tested natively.
+fn example(path: &OsString) -> Result<()> {
+    let target = tools::target_dir()?.join("guests").display().to_string();
+    let manifest = "examples/dictionary/handler/Cargo.toml";
+    let arguments = [
+        "test",
+        "-q",
+        "--locked",
+        "--lib",
+        "--manifest-path",
+        manifest,
+        "--target-dir",
+        &target,
+    ];
+    tools::run("cargo", &arguments, path)
 }
 
 /// Runs all tests, shows what they print, and counts them.
