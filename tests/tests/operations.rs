@@ -169,12 +169,16 @@ async fn tls_speaks_both_protocols_and_certificates_change_while_it_serves() {
         assert_eq!(format!("{:?}", response.version()), version);
         assert_eq!(response.text().await.expect("a body"), "secure");
     }
-    // A half-written renewal is not served; the whole one is.
+    // A half-written renewal is not served; the whole one is. Nobody notices either.
+    let load = Load::start(edge.https_url("/"));
+    load.answered(20).await;
     std::fs::write(folder.path().join("cert.pem"), "half").expect("writing");
     edge.logs("certificates not reloaded").await;
     assert_eq!(client::get(&edge.https_url("/")).await.status(), 200);
     issue("second.test");
     edge.logs("certificates reloaded").await;
+    load.answered(20).await;
+    load.finish().await;
     assert!(
         edge.metrics()
             .await

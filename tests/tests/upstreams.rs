@@ -38,6 +38,7 @@ async fn requests_follow_the_weights() {
         body(&edge, "/").await;
     }
     assert_eq!((a.count("/"), b.count("/")), (6, 2));
+    assert!(a.connections() < 6, "connections are used again: {}", a.connections());
 }
 
 #[tokio::test]
