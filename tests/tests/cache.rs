@@ -439,6 +439,35 @@ async fn a_stored_page_answers_head_conditions_and_ranges() {
 }
 
 #[tokio::test]
+async fn a_range_of_a_page_that_is_still_coming_is_right_or_the_whole_page() {
+    let origin = Origin::start();
+    let (reply, stream) = Reply::stream();
+    origin.reply("/", reply.header("cache-control", "max-age=60"));
+    let edge = edge(&origin, "{}").await;
+    let mut first = Connection::open(edge.address()).await;
+    first.send("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").await;
+    origin.asked("/", 1).await;
+    assert!(stream.send("01234").await);
+    first.receive_until("01234").await;
+    let url = edge.url("/");
+    let part = tokio::spawn(async move {
+        let response = client::client()
+            .get(url)
+            .header("range", "bytes=3-6")
+            .send()
+            .await
+            .expect("an answer");
+        (response.status().as_u16(), response.text().await.expect("a whole body"))
+    });
+    assert!(stream.send("56789").await);
+    stream.end().await;
+    let (status, body) = part.await.expect("no panic");
+    let right = matches!((status, body.as_str()), (206, "3456") | (200, "0123456789"));
+    assert!(right, "{status} {body}");
+    assert_eq!(origin.count("/"), 1);
+}
+
+#[tokio::test]
 async fn a_shown_token_makes_the_page_anew_and_a_wrong_one_does_not() {
     let origin = Origin::start();
     versions(&origin, "/", &[]);

@@ -84,8 +84,8 @@ async fn what_fails_in_the_middle_of_a_body_is_a_visible_cut() {
 
 #[tokio::test]
 async fn a_body_goes_both_ways_and_is_bounded() {
-    let edge = Edge::start(&probe("request_body: 30MiB, cpu: 20s", "")).await;
-    let body: Vec<u8> = (0..20 * 1024 * 1024_u32)
+    let edge = Edge::start(&probe("request_body: 120MiB, cpu: 20s", "")).await;
+    let body: Vec<u8> = (0..100 * 1024 * 1024_u32)
         .map(|position| (position % 251) as u8)
         .collect();
     let echoed = client::client()
