@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use selvedge_tests::client::{self, header};
 use selvedge_tests::executable::{executable, repository};
 use selvedge_tests::process::Signal;
-use selvedge_tests::wait::wait_for;
+use selvedge_tests::wait::{wait_for, wait_until};
 use selvedge_tests::{Edge, peer};
 
 const LISTENERS: &str = "listeners: [{ address: 127.0.0.1:0 }]\n";
@@ -344,15 +344,15 @@ async fn a_refused_reload_keeps_serving_and_says_why_in_the_log_the_metric_and_t
             (edge.metric(REFUSED).await == Some(refusals + 1.0)).then_some(())
         })
         .await;
-        let log = edge.log();
-        let said = log
-            .rsplit("configuration not reloaded; the previous one keeps serving")
-            .next();
-        for part in wanted {
+        // The line is written after the refusal was counted.
+        wait_until(&format!("{wanted:?} in the log"), || {
+            let log = edge.log();
+            let lines = log.rsplit("configuration not reloaded; the previous one keeps serving");
             // A log line may write a quote or a line end escaped.
-            let log = said.unwrap_or_default().replace("\\\"", "\"");
-            assert!(log.contains(part), "{part:?} in the log:\n{log}");
-        }
+            let last = lines.into_iter().next().unwrap_or_default().replace("\\\"", "\"");
+            wanted.iter().all(|part| last.contains(part))
+        })
+        .await;
         let (status, problem) = reload(&edge).await;
         assert_eq!(status, 409, "{problem}");
         for part in wanted {
