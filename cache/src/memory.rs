@@ -63,6 +63,17 @@ struct Shelf {
     fills: HashMap<HashBinary, Arc<Fill>>,
 }
 
+impl Shelf {
+    /// Takes fill `id` out of sight; `false` when a purge or another fill did so before.
+    fn withdraw(&mut self, hash: &HashBinary, id: u64) -> bool {
+        let ours = self.fills.get(hash).is_some_and(|fill| fill.id == id);
+        if ours {
+            self.fills.remove(hash);
+        }
+        ours
+    }
+}
+
 /// A complete response.
 struct Entry {
     id: u64,
@@ -142,15 +153,21 @@ impl MemoryStorage {
         Some(entry)
     }
 
-    fn put(&self, hash: HashBinary, entry: Entry) {
+    /// Puts a complete entry in the place of its fill, at once: a reader always finds one of the two. `false` when a
+    /// purge or another fill took the fill out of sight before.
+    fn put(&self, hash: HashBinary, entry: Entry) -> bool {
         let weight = entry.weight();
         {
             let mut shelf = self.shelf(&hash).lock();
+            if !shelf.withdraw(&hash, entry.id) {
+                return false;
+            }
             self.remove(&mut shelf, &hash);
             shelf.entries.put(hash, Arc::new(entry));
             self.bytes.fetch_add(weight, Ordering::Relaxed);
         }
         self.evict(usize::from(hash[0]));
+        true
     }
 
     /// Removes what was used longest ago, shelf by shelf from `start`, until the budget holds.
@@ -476,14 +493,8 @@ impl MemoryMiss {
         self.written <= self.storage.max_object_bytes
     }
 
-    /// Takes the fill out of sight; `false` when a purge or another fill did so before.
-    fn withdraw(&self) -> bool {
-        let mut shelf = self.storage.shelf(&self.hash).lock();
-        let ours = shelf.fills.get(&self.hash).is_some_and(|fill| fill.id == self.fill.id);
-        if ours {
-            shelf.fills.remove(&self.hash);
-        }
-        ours
+    fn withdraw(&self) {
+        self.storage.shelf(&self.hash).lock().withdraw(&self.hash, self.fill.id);
     }
 }
 
@@ -505,9 +516,8 @@ impl HandleMiss for MemoryMiss {
     }
 
     async fn finish(self: Box<Self>) -> Result<MissFinishType> {
-        let kept = self.withdraw() && self.keeps();
-        let body = self.fill.body().filter(|_| kept);
-        if let Some(body) = body {
+        let mut kept = false;
+        if let Some(body) = self.fill.body().filter(|_| self.keeps()) {
             let meta = with_content_length(&self.fill.meta, self.written)?;
             let entry = Entry {
                 id: self.fill.id,
@@ -515,7 +525,7 @@ impl HandleMiss for MemoryMiss {
                 body,
                 body_bytes: self.written,
             };
-            self.storage.put(self.hash, entry);
+            kept = self.storage.put(self.hash, entry);
         }
         self.fill.end(Outcome::Complete);
         Ok(MissFinishType::Created(if kept { self.written } else { 0 }))

@@ -253,8 +253,6 @@ pub enum OpenError {
     Runtime(#[source] selvedge_runtime::StartError),
     #[error("cannot start the server's threads")]
     Threads(#[source] std::io::Error),
-    #[error("cannot load the certificates")]
-    Tls(#[from] crate::tls::TlsError),
     #[error("cannot use the folder {path}")]
     Folder {
         path: std::path::PathBuf,

@@ -38,4 +38,3 @@ pub use generation::Generation;
 pub use handler_session::{HandlerCall, HandlerConnector, HandlerSession, handler_peer};
 pub use open::check;
 pub use server::{RunError, RunOptions, run};
-pub use tls::TlsError;

@@ -1,4 +1,4 @@
-//! What Prometheus scrapes: counters written as requests end, and gauges read when somebody asks.
+//! What Prometheus scrapes: counters written as requests end, and what others count, read when somebody asks.
 //!
 //! Labels come only from the configuration and from closed sets of reasons, so the number of series is bounded whatever
 //! clients send.
@@ -132,7 +132,7 @@ impl Metrics {
 /// The text format of Prometheus, version 0.0.4.
 pub(crate) fn render(edge: &Edge) -> String {
     let mut families = edge.metrics.registry.gather();
-    families.extend(gauges(edge).gather());
+    families.extend(samples(edge).gather());
     let mut text = Vec::new();
     // Writing to memory fails only for a family without metrics, which gather does not return.
     let _ = TextEncoder::new().encode(&families, &mut text);
@@ -140,50 +140,50 @@ pub(crate) fn render(edge: &Edge) -> String {
 }
 
 /// What is true at this moment.
-fn gauges(edge: &Edge) -> Registry {
-    let gauges = Gauges(Registry::new());
+fn samples(edge: &Edge) -> Registry {
+    let samples = Samples(Registry::new());
     let generation = edge.generation();
-    gauges.set(
+    samples.set(
         "selvedge_config_generation",
         "Number of the configuration that serves.",
         generation.number,
     );
-    gauges.set(
+    samples.set(
         "selvedge_requests_in_flight",
         "Requests being served.",
         edge.requests_in_flight(),
     );
-    gauges.set(
+    samples.set(
         "selvedge_connections",
         "Connections of clients.",
         edge.connections.total(),
     );
-    gauges.set(
-        "selvedge_connections_refused",
-        "Connections beyond a limit, since the start.",
+    samples.set(
+        "selvedge_connections_refused_total",
+        "Connections beyond a limit.",
         edge.connections.refused(),
     );
-    gauges.set(
+    samples.set(
         "selvedge_draining",
         "1 while the process is about to leave.",
         u64::from(edge.is_draining()),
     );
-    gauges.set(
-        "selvedge_access_log_dropped",
-        "Log lines lost, since the start.",
+    samples.set(
+        "selvedge_access_log_dropped_total",
+        "Log lines lost.",
         edge.access_log.dropped(),
     );
     let cache = edge.cache.stats();
-    gauges.set("selvedge_cache_bytes", "Memory of stored responses.", cache.bytes);
-    gauges.set("selvedge_cache_entries", "Stored responses.", cache.entries);
-    gauges.set("selvedge_cache_fills", "Responses being stored.", cache.fills);
-    gauges.set(
-        "selvedge_cache_evictions",
-        "Responses that made room, since the start.",
+    samples.set("selvedge_cache_bytes", "Memory of stored responses.", cache.bytes);
+    samples.set("selvedge_cache_entries", "Stored responses.", cache.entries);
+    samples.set("selvedge_cache_fills", "Responses being stored.", cache.fills);
+    samples.set(
+        "selvedge_cache_evictions_total",
+        "Responses that made room.",
         cache.evictions,
     );
     if let Some(bytes) = resident_bytes() {
-        gauges.set("process_resident_memory_bytes", "Resident memory.", bytes);
+        samples.set("process_resident_memory_bytes", "Resident memory.", bytes);
     }
     let handlers = generation.handlers.iter().map(|(name, slot)| {
         let stats = match slot {
@@ -198,7 +198,7 @@ fn gauges(edge: &Edge) -> Registry {
             .iter()
             .filter_map(move |(name, stats)| Some((vec![*name], read(stats.as_ref()?))))
     };
-    gauges.each(
+    samples.each(
         "selvedge_handler_loaded",
         "1 when the component is loaded.",
         &["handler"],
@@ -208,20 +208,20 @@ fn gauges(edge: &Edge) -> Registry {
                 .map(|(name, stats)| (vec![*name], u64::from(stats.is_some())))
         },
     );
-    gauges.each(
+    samples.each(
         "selvedge_handler_instances",
         "Instances in use.",
         &["handler"],
         of(|stats| stats.instances as u64),
     );
-    gauges.each(
-        "selvedge_handler_instantiations",
+    samples.each(
+        "selvedge_handler_instantiations_total",
         "Since it was loaded.",
         &["handler"],
         of(|stats| stats.instantiations),
     );
-    gauges.each(
-        "selvedge_handler_invocations",
+    samples.each(
+        "selvedge_handler_invocations_total",
         "Since it was loaded.",
         &["handler"],
         of(|stats| stats.invocations),
@@ -231,7 +231,7 @@ fn gauges(edge: &Edge) -> Registry {
         .iter()
         .flat_map(|(name, set)| set.describe().into_iter().map(move |server| (name.clone(), server)))
         .collect();
-    gauges.each(
+    samples.each(
         "selvedge_upstream_healthy",
         "1 when the server gets requests.",
         &["upstream", "server"],
@@ -241,7 +241,7 @@ fn gauges(edge: &Edge) -> Registry {
                 .map(|(name, server)| (vec![name.as_str(), &server.address], u64::from(server.healthy)))
         },
     );
-    gauges.each(
+    samples.each(
         "selvedge_upstream_in_flight",
         "Requests the server is answering.",
         &["upstream", "server"],
@@ -261,44 +261,44 @@ fn gauges(edge: &Edge) -> Registry {
             .iter()
             .map(move |(name, stats)| (vec![name.as_str()], read(stats)))
     };
-    gauges.each(
-        "selvedge_database_reads",
+    samples.each(
+        "selvedge_database_reads_total",
         "Statements answered by a reader.",
         &["database"],
         of(|stats| stats.reads),
     );
-    gauges.each(
-        "selvedge_database_writes",
+    samples.each(
+        "selvedge_database_writes_total",
         "Batches answered by the writer.",
         &["database"],
         of(|stats| stats.writes),
     );
-    gauges.each(
-        "selvedge_database_commits",
+    samples.each(
+        "selvedge_database_commits_total",
         "Transactions committed.",
         &["database"],
         of(|stats| stats.commits),
     );
-    gauges.each(
-        "selvedge_database_timeouts",
+    samples.each(
+        "selvedge_database_timeouts_total",
         "Statements ended by their limit.",
         &["database"],
         of(|stats| stats.timeouts),
     );
-    gauges.each(
+    samples.each(
         "selvedge_database_wal_bytes",
         "Write-ahead log.",
         &["database"],
         of(|stats| stats.wal_bytes),
     );
-    gauges.each(
+    samples.each(
         "selvedge_database_damaged",
         "1 when damage was found.",
         &["database"],
         of(|stats| u64::from(stats.damaged)),
     );
     let expiries = edge.certificates.expiries();
-    gauges.each(
+    samples.each(
         "selvedge_certificate_not_after_seconds",
         "End of validity, Unix time.",
         &["name"],
@@ -308,26 +308,33 @@ fn gauges(edge: &Edge) -> Registry {
                 .map(|expiry| (vec![expiry.name.as_str()], unix_seconds(expiry.not_after)))
         },
     );
-    gauges.0
+    samples.0
 }
 
-struct Gauges(Registry);
+struct Samples(Registry);
 
-impl Gauges {
-    fn set(&self, name: &str, help: &str, value: impl TryInto<i64>) {
-        let gauge = prometheus::IntGauge::new(name, help).expect("constant names are valid");
-        gauge.set(value.try_into().unwrap_or(i64::MAX));
-        self.0.register(Box::new(gauge)).expect("registered once");
+impl Samples {
+    fn set(&self, name: &str, help: &str, value: impl TryInto<u64>) {
+        let value = value.try_into().unwrap_or(u64::MAX);
+        self.each(name, help, &[], std::iter::once((Vec::new(), value)));
     }
 
+    /// A name that ends in `_total` is a counter, as Prometheus' conventions have it; any other is a gauge.
     fn each<'a>(&self, name: &str, help: &str, labels: &[&str], values: impl Iterator<Item = (Vec<&'a str>, u64)>) {
-        let gauge = IntGaugeVec::new(Opts::new(name, help), labels).expect("constant names are valid");
-        for (labels, value) in values {
-            gauge
-                .with_label_values(&labels)
-                .set(i64::try_from(value).unwrap_or(i64::MAX));
+        let options = Opts::new(name, help);
+        if name.ends_with("_total") {
+            let counter = IntCounterVec::new(options, labels).expect("constant names are valid");
+            values.for_each(|(labels, value)| counter.with_label_values(&labels).inc_by(value));
+            self.0.register(Box::new(counter)).expect("registered once");
+        } else {
+            let gauge = IntGaugeVec::new(options, labels).expect("constant names are valid");
+            values.for_each(|(labels, value)| {
+                gauge
+                    .with_label_values(&labels)
+                    .set(i64::try_from(value).unwrap_or(i64::MAX));
+            });
+            self.0.register(Box::new(gauge)).expect("registered once");
         }
-        self.0.register(Box::new(gauge)).expect("registered once");
     }
 }
 

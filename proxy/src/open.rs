@@ -10,10 +10,10 @@ use selvedge_schema::{Colour, Config, Diagnostics, Document};
 use crate::{
     access_log::AccessLogger,
     edge::{Edge, EdgeParts, OpenError},
-    generation::{Generation, Purpose},
+    generation::{Generation, Purpose, chain},
     metrics::Metrics,
     response_cache::ResponseCache,
-    tls::{self, CertificateStores},
+    tls::{self, CertificateStores, TlsError},
 };
 
 /// Reads and builds the configuration at `path` for a process that serves nothing yet.
@@ -23,7 +23,8 @@ pub(crate) fn open(path: &Path) -> Result<Arc<Edge>, OpenError> {
     warn(&document);
     let config = &document.config;
     create_folder(&config.data_dir)?;
-    let certificates = CertificateStores::open(&config.listeners, &config.data_dir)?;
+    let certificates = CertificateStores::open(&config.listeners, &config.data_dir)
+        .map_err(|problem| certificate_problem(&document, problem, Colour::Plain))?;
     let access_log = AccessLogger::open(&config.access_log).map_err(OpenError::AccessLog)?;
     let cache = ResponseCache::new(&config.cache);
     let settings = RuntimeSettings::new(config.data_dir.join("artifacts"));
@@ -55,7 +56,10 @@ pub(crate) fn reload(edge: &Edge, path: &Path) -> Result<u64, OpenError> {
     warn(&document);
     let serving = edge.generation();
     needs_restart(&serving.document.config, &document.config)?;
-    let staged = edge.certificates.stage(&document.config.listeners)?;
+    let staged = edge
+        .certificates
+        .stage(&document.config.listeners)
+        .map_err(|problem| certificate_problem(&document, problem, Colour::Plain))?;
     let next = Generation::build(document, &edge.runtime, Some(&serving), Purpose::Serve)?;
     for certificates in staged {
         certificates.commit();
@@ -75,7 +79,8 @@ pub fn check(path: &Path, colour: Colour) -> Result<String, OpenError> {
         path: std::env::temp_dir(),
         source,
     })?;
-    CertificateStores::open(&config.listeners, scratch.path())?;
+    CertificateStores::open(&config.listeners, scratch.path())
+        .map_err(|problem| certificate_problem(&document, problem, colour))?;
     let settings = RuntimeSettings::new(scratch.path().join("artifacts"));
     let runtime = Runtime::start(settings).map_err(OpenError::Runtime)?;
     let warnings = document.diagnostics(document.warnings.clone()).render(colour);
@@ -130,6 +135,13 @@ fn warn(document: &Document) {
     for warning in &document.warnings {
         tracing::warn!(line = warning.line, "{}", warning.message);
     }
+}
+
+/// Points at the listener whose certificates cannot be served.
+fn certificate_problem(document: &Document, (listener, error): (usize, TlsError), colour: Colour) -> OpenError {
+    let pointer = format!("/listeners/{listener}/tls");
+    let problem = document.error(&pointer, chain(&error), None);
+    OpenError::Invalid(document.diagnostics(vec![problem]).render(colour))
 }
 
 fn create_folder(path: &Path) -> Result<(), OpenError> {

@@ -16,6 +16,7 @@ pub mod client;
 pub mod raw;
 pub mod wire;
 
+pub mod certificate;
 pub mod nginx;
 pub mod peer;
 

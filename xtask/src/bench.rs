@@ -38,7 +38,7 @@ pub(crate) fn run() -> Result<()> {
         ],
         &path,
     )?;
-    let folder = tempfile_in_target()?;
+    let folder = scratch_folder()?;
     let programs = peers::Programs::find(&path)?;
     let origin = peers::origin(&programs, &folder)?;
     let mut results = Vec::new();
@@ -129,7 +129,7 @@ fn instantiation(path: &std::ffi::OsString) -> Result<Vec<(&'static str, String)
     ["probe-p2", "probe-p3"].into_iter().map(measure).collect()
 }
 
-fn tempfile_in_target() -> Result<std::path::PathBuf> {
+fn scratch_folder() -> Result<std::path::PathBuf> {
     let folder = tools::target_dir()?.join("bench");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;

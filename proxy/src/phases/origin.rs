@@ -5,10 +5,10 @@
 //! (pingora, through [`super::caching::may_serve_stale`]), then the error page. A fallback may repeat a request the
 //! handler has begun to act on; naming one in the configuration says that this is acceptable.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, header, uri};
+use http::{Method, header, uri};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -30,13 +30,13 @@ pub(crate) fn choose(edge: &Edge, session: &mut Session, context: &mut RequestCo
         context.attempt = first_attempt(edge, session, context)?;
     }
     context.cache.fill_started.get_or_insert_with(std::time::SystemTime::now);
-    let hash_key = context.client.address.to_string();
+    let client = context.client.address;
     match &mut context.attempt {
         Attempt::NotStarted => Err(Error::explain(ErrorType::InternalError, "no attempt was chosen")),
         Attempt::Handler => Ok(handler_peer()),
         Attempt::Upstream(attempt) => {
             let ready = std::mem::take(&mut attempt.ready);
-            if ready || attempt.pick_server(hash_key.as_bytes()) {
+            if ready || attempt.pick_server(client) {
                 let picked = attempt.picked.as_ref().expect("a server was picked");
                 return Ok(Box::new(picked.peer.clone()));
             }
@@ -49,8 +49,13 @@ pub(crate) fn choose(edge: &Edge, session: &mut Session, context: &mut RequestCo
 
 impl UpstreamAttempt {
     /// Moves on to a server that was not tried; `false` when there is none.
-    fn pick_server(&mut self, hash_key: &[u8]) -> bool {
-        let Some(picked) = self.set.pick(hash_key, &self.tried) else {
+    /// Consistent hashing keeps a client at its server.
+    fn pick_server(&mut self, client: IpAddr) -> bool {
+        let hash_key = match client {
+            IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+            IpAddr::V6(address) => address.octets(),
+        };
+        let Some(picked) = self.set.pick(&hash_key, &self.tried) else {
             return false;
         };
         tracing::debug!(server = picked.in_flight.server(), reason = ?picked.reason, "picked");
@@ -141,7 +146,7 @@ fn retry_or_give_up(
         && repeatable
         && verdict.retryable
         && attempt.retries_left > 0
-        && attempt.pick_server(context.client.address.to_string().as_bytes())
+        && attempt.pick_server(context.client.address)
     {
         attempt.retries_left -= 1;
         attempt.ready = true;
@@ -256,7 +261,7 @@ pub(crate) fn receive_response(
         }
         // Pingora forwards what the connection to the upstream nominated; it ends here.
         if !context.upgrade {
-            for name in nominated(&response.headers) {
+            for name in selvedge_cache::connection_nominated(&response.headers) {
                 response.remove_header(&name);
             }
             for name in ["keep-alive", "proxy-connection", "proxy-authenticate"] {
@@ -266,17 +271,6 @@ pub(crate) fn receive_response(
     }
     invalidate_after_unsafe(edge, session, response, context);
     Ok(())
-}
-
-fn nominated(headers: &HeaderMap) -> Vec<String> {
-    headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|name| name.trim().to_ascii_lowercase())
-        .filter(|name| !name.is_empty() && !matches!(name.as_str(), "close" | "keep-alive" | "upgrade"))
-        .collect()
 }
 
 /// RFC 9111 section 4.4: a successful unsafe request makes the stored page of the same URL wrong.

@@ -29,7 +29,7 @@ pub(super) struct Certificate {
 
 /// Why certificate files cannot be served. Every message names the file.
 #[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
+pub(crate) enum CertificateError {
     #[error("cannot read {path}")]
     Read {
         path: PathBuf,

@@ -15,8 +15,7 @@ use selvedge_schema::{Listener, Tls};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-pub use store::TlsError;
-pub(crate) use store::{CertificateStore, Expiry, StagedCertificates};
+pub(crate) use store::{CertificateStore, Expiry, StagedCertificates, TlsError};
 
 /// How often the files are looked at. A stat of some files costs microseconds; a renewal is live within this time.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -32,11 +31,12 @@ pub(crate) fn install_crypto_provider() {
 pub(crate) struct CertificateStores(Vec<Option<Arc<CertificateStore>>>);
 
 impl CertificateStores {
-    pub(crate) fn open(listeners: &[Listener], data_dir: &Path) -> Result<Self, TlsError> {
-        let open = |tls: &Tls| CertificateStore::open(tls, data_dir);
-        let stores = listeners
-            .iter()
-            .map(|listener| listener.tls.as_ref().map(open).transpose());
+    /// An error comes with the position of its listener.
+    pub(crate) fn open(listeners: &[Listener], data_dir: &Path) -> Result<Self, (usize, TlsError)> {
+        let stores = listeners.iter().enumerate().map(|(position, listener)| {
+            let open = |tls: &Tls| CertificateStore::open(tls, data_dir).map_err(|error| (position, error));
+            listener.tls.as_ref().map(open).transpose()
+        });
         Ok(Self(stores.collect::<Result<_, _>>()?))
     }
 
@@ -46,13 +46,11 @@ impl CertificateStores {
     }
 
     /// Checks the certificates of a new configuration with the same listeners; serves none of them yet.
-    pub(crate) fn stage(&self, listeners: &[Listener]) -> Result<Vec<StagedCertificates>, TlsError> {
-        let both = self
-            .0
-            .iter()
-            .zip(listeners)
-            .filter_map(|(store, new)| store.as_ref().zip(new.tls.as_ref()));
-        both.map(|(store, tls)| store.stage(tls)).collect()
+    pub(crate) fn stage(&self, listeners: &[Listener]) -> Result<Vec<StagedCertificates>, (usize, TlsError)> {
+        let both = self.0.iter().zip(listeners).enumerate();
+        let both = both.filter_map(|(position, (store, new))| Some((position, store.as_ref()?, new.tls.as_ref()?)));
+        both.map(|(position, store, tls)| store.stage(tls).map_err(|error| (position, error)))
+            .collect()
     }
 
     pub(crate) fn expiries(&self) -> Vec<Expiry> {

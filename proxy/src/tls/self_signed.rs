@@ -25,7 +25,7 @@ const LIFETIME: Duration = Duration::from_secs(397 * 24 * 60 * 60);
 pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 #[derive(Debug, thiserror::Error)]
-pub enum SelfSignedError {
+pub(crate) enum SelfSignedError {
     #[error("cannot make a certificate for {names:?}")]
     Make {
         names: Vec<String>,

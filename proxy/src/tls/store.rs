@@ -22,7 +22,7 @@ use super::self_signed::{RENEW_BEFORE, SelfSignedError, self_signed};
 
 /// Why a listener's certificates cannot be served.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub(crate) enum TlsError {
     #[error(transparent)]
     Certificate(#[from] CertificateError),
     #[error(transparent)]

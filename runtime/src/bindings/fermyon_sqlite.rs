@@ -2,7 +2,7 @@
 
 use wasmtime::component::{HasData, Linker, Resource};
 
-use super::sql::{OpenDatabase, conversions, run};
+use super::sql::{Connection, conversions};
 use crate::instance::GuestState;
 
 mod generated {
@@ -11,14 +11,11 @@ mod generated {
         inline: "package selvedge:fermyon-sqlite; world host { import fermyon:spin/sqlite@2.0.0; }",
         world: "selvedge:fermyon-sqlite/host",
         imports: { default: async | trappable },
-        with: { "fermyon:spin/sqlite.connection": super::Connection },
+        with: { "fermyon:spin/sqlite.connection": super::super::sql::Connection },
     });
 }
 
 use generated::fermyon::spin::sqlite::{self, Error, QueryResult, RowResult, Value};
-
-#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
-pub struct Connection(OpenDatabase);
 
 struct Sqlite;
 
@@ -36,10 +33,7 @@ impl sqlite::Host for &mut GuestState {}
 
 impl sqlite::HostConnection for &mut GuestState {
     async fn open(&mut self, name: String) -> wasmtime::Result<Result<Resource<Connection>, Error>> {
-        match self.capabilities.database(&name) {
-            Some(database) => Ok(Ok(self.table.push(Connection(OpenDatabase::new(database)))?)),
-            None => Ok(Err(Error::AccessDenied)),
-        }
+        Ok(self.open_database(&name)?.ok_or(Error::AccessDenied))
     }
 
     async fn execute(
@@ -48,9 +42,8 @@ impl sqlite::HostConnection for &mut GuestState {
         statement: String,
         parameters: Vec<Value>,
     ) -> wasmtime::Result<Result<QueryResult, Error>> {
-        let database = self.table.get(&connection)?.0.database();
         let parameters = parameters.into_iter().map(Into::into).collect();
-        let outcome = run(&database, &statement, parameters).await;
+        let outcome = self.run_statement(&connection, &statement, parameters).await?;
         Ok(outcome.map(QueryResult::from).map_err(Error::from))
     }
 

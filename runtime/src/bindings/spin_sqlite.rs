@@ -3,7 +3,7 @@
 
 use wasmtime::component::{HasData, Linker, Resource};
 
-use super::sql::{OpenDatabase, conversions, run};
+use super::sql::{Connection, conversions};
 use crate::instance::GuestState;
 
 mod generated {
@@ -12,14 +12,11 @@ mod generated {
         inline: "package selvedge:spin-sqlite; world host { import spin:sqlite/sqlite@3.0.0; }",
         world: "selvedge:spin-sqlite/host",
         imports: { default: async | trappable },
-        with: { "spin:sqlite/sqlite.connection": super::Connection },
+        with: { "spin:sqlite/sqlite.connection": super::super::sql::Connection },
     });
 }
 
 use generated::spin::sqlite::sqlite::{self, Error, QueryResult, RowResult, Value};
-
-#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
-pub struct Connection(OpenDatabase);
 
 struct Sqlite;
 
@@ -37,10 +34,7 @@ impl sqlite::Host for &mut GuestState {}
 
 impl sqlite::HostConnection for &mut GuestState {
     async fn open(&mut self, name: String) -> wasmtime::Result<Result<Resource<Connection>, Error>> {
-        match self.capabilities.database(&name) {
-            Some(database) => Ok(Ok(self.table.push(Connection(OpenDatabase::new(database)))?)),
-            None => Ok(Err(Error::AccessDenied)),
-        }
+        Ok(self.open_database(&name)?.ok_or(Error::AccessDenied))
     }
 
     async fn execute(
@@ -49,21 +43,17 @@ impl sqlite::HostConnection for &mut GuestState {
         statement: String,
         parameters: Vec<Value>,
     ) -> wasmtime::Result<Result<QueryResult, Error>> {
-        let database = self.table.get(&connection)?.0.database();
         let parameters = parameters.into_iter().map(Into::into).collect();
-        let outcome = run(&database, &statement, parameters).await;
-        if let Ok(rows) = &outcome {
-            self.table.get_mut(&connection)?.0.note(rows);
-        }
+        let outcome = self.run_statement(&connection, &statement, parameters).await?;
         Ok(outcome.map(QueryResult::from).map_err(Error::from))
     }
 
     async fn last_insert_rowid(&mut self, connection: Resource<Connection>) -> wasmtime::Result<i64> {
-        Ok(self.table.get(&connection)?.0.last_insert_rowid)
+        Ok(self.table.get(&connection)?.last_insert_rowid)
     }
 
     async fn changes(&mut self, connection: Resource<Connection>) -> wasmtime::Result<u64> {
-        Ok(self.table.get(&connection)?.0.changes)
+        Ok(self.table.get(&connection)?.changes)
     }
 
     async fn drop(&mut self, connection: Resource<Connection>) -> wasmtime::Result<()> {

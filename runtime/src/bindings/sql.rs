@@ -5,10 +5,14 @@
 
 use std::sync::Arc;
 
-use selvedge_replication::{Database, Rows, SqlError, Value};
+use selvedge_replication::{Database, Rows, Value};
+use wasmtime::component::Resource;
+
+use crate::instance::GuestState;
 
 /// An open `connection` resource: the right to use one database, and what its last statements did.
-pub(super) struct OpenDatabase {
+#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
+pub struct Connection {
     database: Arc<Database>,
     pub(super) last_insert_rowid: i64,
     pub(super) changes: u64,
@@ -21,38 +25,46 @@ pub(super) enum Refused {
     Io(String),
 }
 
-impl OpenDatabase {
-    pub(super) fn new(database: Arc<Database>) -> OpenDatabase {
-        OpenDatabase {
+impl GuestState {
+    /// `None` when nothing is bound under `name`.
+    pub(super) fn open_database(&mut self, name: &str) -> wasmtime::Result<Option<Resource<Connection>>> {
+        let Some(database) = self.capabilities.database(name) else {
+            return Ok(None);
+        };
+        let connection = Connection {
             database,
             last_insert_rowid: 0,
             changes: 0,
-        }
+        };
+        Ok(Some(self.table.push(connection)?))
     }
 
-    pub(super) fn database(&self) -> Arc<Database> {
-        Arc::clone(&self.database)
-    }
-
-    /// Notes what a statement did. One that changed nothing leaves both figures as they are, as SQLite does.
-    pub(super) fn note(&mut self, rows: &Rows) {
+    /// A statement that changes nothing leaves rowid and count as they are, as SQLite does.
+    pub(super) async fn run_statement(
+        &mut self,
+        connection: &Resource<Connection>,
+        statement: &str,
+        parameters: Vec<Value>,
+    ) -> wasmtime::Result<Result<Rows, Refused>> {
+        let database = Arc::clone(&self.table.get(connection)?.database);
+        let rows = match database.query(statement, parameters).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                return Ok(Err(match error.code() {
+                    "disk_full" => Refused::DatabaseFull,
+                    code => Refused::Io(format!("{code}: {error}")),
+                }));
+            }
+        };
+        let connection = self.table.get_mut(connection)?;
         if rows.changes > 0 {
-            self.changes = rows.changes;
+            connection.changes = rows.changes;
         }
         if rows.last_insert_rowid != 0 {
-            self.last_insert_rowid = rows.last_insert_rowid;
+            connection.last_insert_rowid = rows.last_insert_rowid;
         }
+        Ok(Ok(rows))
     }
-}
-
-pub(super) async fn run(database: &Database, statement: &str, parameters: Vec<Value>) -> Result<Rows, Refused> {
-    database
-        .query(statement, parameters)
-        .await
-        .map_err(|error: SqlError| match error.code() {
-            "disk_full" => Refused::DatabaseFull,
-            code => Refused::Io(format!("{code}: {error}")),
-        })
 }
 
 /// Conversions for one interface's generated types, which are alike but not the same.

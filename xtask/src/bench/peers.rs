@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::cases::{Case, Kind};
-use crate::{demo::with_server_folders, tools};
+use crate::tools::{self, with_server_folders};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {

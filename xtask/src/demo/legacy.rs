@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::with_server_folders;
+use crate::tools::with_server_folders;
 
 const PAGE: &str = "<!doctype html><meta charset=utf-8><title>Legacy</title>\n\
     <body style=\"font-family:serif;max-width:40rem;margin:4rem auto\">\n\
