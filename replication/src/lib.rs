@@ -40,6 +40,12 @@ mod error;
 
 mod stats;
 
+pub mod position;
+
+pub mod ltx;
+
+pub mod checksum;
+
 pub use database::Database;
 pub use error::{MigrationError, OpenError, SqlError};
 pub use guard::Refusal;
