@@ -63,3 +63,9 @@ pub(crate) const WAL_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How long that wait may be; every reader's statement is bounded, so a later try succeeds.
 pub(crate) const WAL_RESTART_WAIT: Duration = Duration::from_millis(200);
+
+/// How long an interactive transaction may hold the writer (sqld's limit).
+pub(crate) const INTERACTIVE_TRANSACTION: Duration = Duration::from_secs(5);
+
+/// Transactions between two rounds of forgetting old operations.
+pub(crate) const GROUPS_PER_FORGETTING: u64 = 256;

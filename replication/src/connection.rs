@@ -16,6 +16,8 @@ pub(crate) struct Connection {
     raw: rusqlite::Connection,
     guard: Guard,
     deadline: Deadline,
+    /// Part of the text of our cached statements: the cache is keyed by text, and what we may do an application may not.
+    secret: u128,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,7 @@ impl Connection {
             raw,
             guard: Guard::new(),
             deadline: Deadline::default(),
+            secret: fastrand::u128(..),
         };
         connection
             .configure(role)
@@ -106,6 +109,15 @@ impl Connection {
         self.guard.expect(Author::Us);
         self.deadline.clear();
         work(&self.raw)
+    }
+
+    /// A statement of ours that runs often. It is cached under a text that no application can know.
+    pub(crate) fn ours_cached<T>(
+        &self,
+        sql: &str,
+        work: impl FnOnce(&mut rusqlite::CachedStatement<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        self.ours(|raw| work(&mut raw.prepare_cached(&format!("{sql} -- {:x}", self.secret))?))
     }
 
     /// SQL of somebody else: judged, and explained when it was refused or stopped.

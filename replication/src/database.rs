@@ -3,23 +3,31 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::{oneshot, watch};
+
 use crate::bounds;
 use crate::connection::Connection;
 use crate::error::{OpenError, SqlError};
 use crate::execute::Read;
 use crate::linked;
+use crate::log::Head;
 use crate::migrate;
+use crate::operations;
+use crate::position::Position;
+use crate::publish::{Publication, Publisher};
 use crate::readers::Readers;
 use crate::settings::DatabaseSettings;
 use crate::stats::{Counters, DatabaseStats};
 use crate::value::{Rows, Statement, Value};
-use crate::writer::{self, Task, Writer};
+use crate::writer::{self, Committed, Step, Task, Writer};
 
 /// An open database. The threads end when it is dropped, after what they have begun.
 pub struct Database {
     settings: DatabaseSettings,
     readers: Readers,
     writer: Writer,
+    /// The newest state in the log.
+    durable: Option<watch::Receiver<Head>>,
     counters: Arc<Counters>,
 }
 
@@ -27,23 +35,41 @@ impl Database {
     /// Opens or creates the file, applies the migrations and starts the threads. Reads and writes the disk: call it
     /// where blocking is allowed.
     pub fn open(settings: DatabaseSettings) -> Result<Arc<Database>, OpenError> {
+        Database::open_with(settings, None)
+    }
+
+    /// Like [`Database::open`], as the primary: what is committed is in the log before it is acknowledged.
+    pub fn open_primary(settings: DatabaseSettings, publication: Publication) -> Result<Arc<Database>, OpenError> {
+        Database::open_with(settings, Some(publication))
+    }
+
+    fn open_with(settings: DatabaseSettings, publication: Option<Publication>) -> Result<Arc<Database>, OpenError> {
         linked::assert_fit()?;
         let path = &settings.path;
         look_at(path)?;
         let connection = Connection::open_writer(path)?;
+        let publisher = publication.map(|publication| Publisher::open(publication, &settings.name, path, &connection));
+        let mut publisher = publisher.transpose().map_err(|error| error.at_open(path))?;
         let migrated = migrate::apply(&connection, settings.migrations.as_deref());
         migrated.map_err(|source| OpenError::Migration {
             path: path.clone(),
             source,
         })?;
+        if let Some(publisher) = &mut publisher {
+            publisher
+                .publish_ours(&connection)
+                .map_err(|error| error.at_open(path))?;
+        }
+        let durable = publisher.as_ref().map(Publisher::durable);
 
         let counters = Arc::new(Counters::default());
         let (readers, threads) = Readers::open(&settings)?;
-        let writer = Writer::start(&settings, connection, threads, Arc::clone(&counters))?;
+        let writer = Writer::start(&settings, connection, publisher, threads, Arc::clone(&counters))?;
         Ok(Arc::new(Database {
             settings,
             readers,
             writer,
+            durable,
             counters,
         }))
     }
@@ -57,11 +83,58 @@ impl Database {
 
     /// Runs the statements in order in one transaction on the writer: all of them, or none.
     pub async fn batch(&self, statements: Vec<Statement>) -> Result<Vec<Rows>, SqlError> {
-        if statements.len() > bounds::BATCH_STATEMENTS {
-            let message = format!("a batch has at most {} statements", bounds::BATCH_STATEMENTS);
+        check_batch(&statements)?;
+        let committed = self.write(Task::Batch(statements), None).await;
+        self.noted(committed.map(|committed| committed.rows))
+    }
+
+    /// Runs the statements in one transaction on the writer, once for each `operation`: asked again with the same id, it
+    /// answers what it answered.
+    pub async fn execute(&self, statements: Vec<Statement>, operation: String) -> Result<Committed, SqlError> {
+        if operation.is_empty() || operation.len() > operations::ID_BYTES {
+            let message = format!("an operation id has 1 to {} bytes", operations::ID_BYTES);
             return Err(SqlError::TooLarge { message });
         }
-        self.noted(self.write(Task::Batch(statements)).await)
+        check_batch(&statements)?;
+        self.noted(self.write(Task::Batch(statements), Some(operation)).await)
+    }
+
+    /// Runs one statement that only reads, and says which state it read; `None` in place of rows when it may write.
+    pub async fn read(&self, statement: Statement) -> Result<(Option<Rows>, Position), SqlError> {
+        let (_, answer, position) = self.readers.read(statement).await?;
+        self.counters.reads.add();
+        let rows = match self.noted(answer)? {
+            Read::Rows(rows) => Some(rows),
+            Read::NeedsWriter => None,
+        };
+        self.wait_until_durable(position).await?;
+        Ok((rows, position))
+    }
+
+    /// Begins a transaction whose statements come one after another; it holds the writer, for a few seconds at most.
+    pub async fn begin(&self) -> Result<Interactive, SqlError> {
+        let (steps, receiver) = std::sync::mpsc::channel();
+        self.write(Task::Interactive(receiver), None).await?;
+        Ok(Interactive { steps })
+    }
+
+    /// The newest state that is in the log; `None` when the database is not published.
+    pub fn durable(&self) -> Option<watch::Receiver<Head>> {
+        self.durable.clone()
+    }
+
+    /// What a reader has seen may be confirmed to nobody before it is in the log.
+    async fn wait_until_durable(&self, position: Position) -> Result<(), SqlError> {
+        let Some(mut durable) = self.durable.clone() else {
+            return Ok(());
+        };
+        match tokio::time::timeout(bounds::QUEUE_WAIT, durable.wait_for(|head| head.position >= position)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(SqlError::Closed),
+            Err(_elapsed) => Err(SqlError::Log {
+                message: "the log does not take commits".to_owned(),
+            }),
+        }
     }
 
     pub fn stats(&self) -> DatabaseStats {
@@ -84,10 +157,10 @@ impl Database {
     }
 
     async fn read_or_write(&self, statement: Statement) -> Result<Rows, SqlError> {
-        let (statement, answer) = self.readers.read(statement).await?;
+        let (statement, answer, _) = self.readers.read(statement).await?;
         if let Ok(Read::NeedsWriter) = answer {
-            let rows = self.write(Task::Statement(statement)).await?;
-            return Ok(rows.into_iter().next().expect("a statement has one result"));
+            let committed = self.write(Task::Statement(statement), None).await?;
+            return Ok(committed.rows.into_iter().next().expect("a statement has one result"));
         }
         self.counters.reads.add();
         answer.map(|read| match read {
@@ -96,18 +169,52 @@ impl Database {
         })
     }
 
-    async fn write(&self, task: Task) -> Result<Vec<Rows>, SqlError> {
+    async fn write(&self, task: Task, operation: Option<String>) -> Result<Committed, SqlError> {
         if self.counters.damaged() {
             return Err(SqlError::Corrupt {
                 message: "damage was found earlier, writes are refused".to_owned(),
             });
         }
-        self.writer.write(task).await
+        self.writer.write(task, operation).await
     }
 
     fn noted<T>(&self, result: Result<T, SqlError>) -> Result<T, SqlError> {
         result.inspect_err(|error| self.counters.note(&self.settings.name, error))
     }
+}
+
+/// An open transaction on the writer. Dropped, it is rolled back.
+#[derive(Debug)]
+pub struct Interactive {
+    steps: std::sync::mpsc::Sender<Step>,
+}
+
+impl Interactive {
+    /// Runs one statement in the transaction. After an error it is still open, unless it has ended by itself.
+    pub async fn run(&self, statement: Statement) -> Result<Rows, SqlError> {
+        self.ask(|reply| Step::Run(statement, reply)).await
+    }
+
+    pub async fn commit(self) -> Result<Committed, SqlError> {
+        self.ask(Step::Commit).await
+    }
+
+    async fn ask<T>(&self, step: impl FnOnce(oneshot::Sender<Result<T, SqlError>>) -> Step) -> Result<T, SqlError> {
+        let ended = || SqlError::Busy {
+            message: "the transaction has ended: it was open for too long, or a statement rolled it back",
+        };
+        let (reply, answer) = oneshot::channel();
+        self.steps.send(step(reply)).map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+}
+
+fn check_batch(statements: &[Statement]) -> Result<(), SqlError> {
+    if statements.len() > bounds::BATCH_STATEMENTS {
+        let message = format!("a batch has at most {} statements", bounds::BATCH_STATEMENTS);
+        return Err(SqlError::TooLarge { message });
+    }
+    Ok(())
 }
 
 /// What SQLite would only call "unable to open database file". The file itself is not opened here: closing it would

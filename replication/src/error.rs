@@ -10,7 +10,7 @@ use crate::guard::Refusal;
 
 /// Why a statement or a batch was not done. Nothing of it is in the database then, except after [`SqlError::Closed`]
 /// and [`SqlError::Io`], where a write may have been done although its answer was lost.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum SqlError {
     /// Not valid SQL, or not valid against the schema.
     #[error("{message}")]
@@ -41,6 +41,13 @@ pub enum SqlError {
     Io { message: String },
     #[error("the database has been closed")]
     Closed,
+    /// The log has not taken the commit. It may be in the database; repeated with its operation id, the write is done
+    /// once.
+    #[error("the write is not confirmed: {message}")]
+    Log { message: String },
+    /// The outcome of an earlier try of the same operation, or of another process.
+    #[error("{message}")]
+    Remote { code: String, message: String },
     /// A statement of a batch; the whole batch was undone.
     #[error("statement {index} of the batch: {source}")]
     InBatch { index: usize, source: Box<SqlError> },
@@ -75,8 +82,25 @@ pub enum OpenError {
     },
     #[error("the thread {name} could not be started")]
     Thread { name: String, source: std::io::Error },
+    #[error("preparing {path} for replication")]
+    Publish { path: PathBuf, source: PublishError },
     #[error("migrating {path}")]
     Migration { path: PathBuf, source: MigrationError },
+}
+
+/// Why a commit is not in the log, or a database does not agree with its log.
+#[derive(Debug, Error)]
+pub enum PublishError {
+    #[error("the write-ahead log cannot be read")]
+    Wal(#[source] std::io::Error),
+    #[error(transparent)]
+    Log(#[from] crate::log::LogError),
+    #[error("the tables of the platform cannot be read or written")]
+    Sqlite(#[from] rusqlite::Error),
+    #[error(
+        "the file is at {file}, its log at {log}, and the two have different histories; restore the database with `selvedge db restore`"
+    )]
+    Diverged { file: String, log: String },
 }
 
 /// Why the migrations of a database were not applied. Those before the named one are.
@@ -104,8 +128,10 @@ pub enum MigrationError {
 
 impl SqlError {
     /// A stable name for programs, logs and metrics.
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> &str {
         match self {
+            SqlError::Log { .. } => "unconfirmed",
+            SqlError::Remote { code, .. } => code,
             SqlError::Sql { .. } => "sql",
             SqlError::Constraint { .. } => "constraint",
             SqlError::Refused(_) => "refused",
@@ -120,6 +146,22 @@ impl SqlError {
             SqlError::Io { .. } => "io",
             SqlError::Closed => "closed",
             SqlError::InBatch { source, .. } => source.code(),
+        }
+    }
+
+    /// Whether another try of the same operation would end the same way: nothing of it was done, and the statements
+    /// themselves are the reason.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            SqlError::Sql { .. }
+            | SqlError::Constraint { .. }
+            | SqlError::Refused(_)
+            | SqlError::Parameters { .. }
+            | SqlError::NotUtf8 { .. }
+            | SqlError::Timeout { .. }
+            | SqlError::TooLarge { .. } => true,
+            SqlError::InBatch { source, .. } => source.is_final(),
+            _ => false,
         }
     }
 

@@ -46,9 +46,23 @@ pub mod ltx;
 
 pub mod checksum;
 
-pub use database::Database;
-pub use error::{MigrationError, OpenError, SqlError};
+mod wal;
+
+pub mod log;
+
+mod pages;
+
+mod publish;
+
+mod operations;
+
+mod encoding;
+
+pub use database::{Database, Interactive};
+pub use error::{MigrationError, OpenError, PublishError, SqlError};
 pub use guard::Refusal;
+pub use publish::Publication;
 pub use settings::DatabaseSettings;
 pub use stats::DatabaseStats;
 pub use value::{Rows, Statement, Value};
+pub use writer::Committed;

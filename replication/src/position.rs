@@ -28,6 +28,13 @@ pub struct Position {
     pub txid: Txid,
 }
 
+impl Lineage {
+    /// A lineage that no other database has, but for chance: never 0, which means none.
+    pub fn random() -> Lineage {
+        Lineage(fastrand::u32(1..))
+    }
+}
+
 impl Txid {
     pub fn next(self) -> Txid {
         Txid(self.0 + 1)

@@ -15,6 +15,8 @@ use crate::connection::Connection;
 use crate::deadline::Cancellation;
 use crate::error::{OpenError, SqlError};
 use crate::execute::{self, Read, ResultBounds};
+use crate::pages;
+use crate::position::Position;
 use crate::settings::DatabaseSettings;
 use crate::value::Statement;
 
@@ -39,8 +41,9 @@ struct Job {
     permit: OwnedSemaphorePermit,
 }
 
-/// The statement comes back, so that the writer can have it without a copy.
-type Answer = (Statement, Result<Read, SqlError>);
+/// The statement comes back, so that the writer can have it without a copy; then the answer, and the position of the
+/// state that was read in a replicated database.
+type Answer = (Statement, Result<Read, SqlError>, Position);
 
 impl Readers {
     /// The pool and its threads, which end when the pool is dropped.
@@ -62,6 +65,7 @@ impl Readers {
                 connection,
                 limit: *limit,
                 results,
+                replicated: settings.replicated,
                 idle: Arc::downgrade(&idle),
             };
             let thread = format!("{name}-read-{number}");
@@ -134,6 +138,7 @@ struct Reader {
     connection: Connection,
     limit: Duration,
     results: ResultBounds,
+    replicated: bool,
     idle: Weak<Idle>,
 }
 
@@ -147,15 +152,51 @@ impl Reader {
             permit,
         }) = jobs.recv()
         {
-            self.connection.start_deadline(self.limit, cancellation);
-            let result = execute::read(&self.connection, &statement, self.results);
+            let (result, position) = self.read(&statement, cancellation);
             if let Some(idle) = self.idle.upgrade() {
                 idle.lock().push(sender);
             }
             drop(permit);
             // Refused when whoever asked has gone.
-            let _ = reply.send((statement, result));
+            let _ = reply.send((statement, result, position));
         }
+    }
+}
+
+impl Reader {
+    fn read(&self, statement: &Statement, cancellation: Cancellation) -> (Result<Read, SqlError>, Position) {
+        if !self.replicated {
+            self.connection.start_deadline(self.limit, cancellation);
+            return (
+                execute::read(&self.connection, statement, self.results),
+                Position::default(),
+            );
+        }
+        let control = |sql| {
+            self.connection
+                .ours(|raw| raw.execute_batch(sql))
+                .map_err(SqlError::from_sqlite)
+        };
+        let begun = control("BEGIN").and_then(|()| {
+            self.connection
+                .ours_cached(pages::READ_POSITION, |statement| {
+                    statement.query_row([], pages::position_of_row)
+                })
+                .map_err(SqlError::from_sqlite)
+        });
+        let (result, position) = match begun {
+            Ok((_, position)) => {
+                self.connection.start_deadline(self.limit, cancellation);
+                (execute::read(&self.connection, statement, self.results), position)
+            }
+            Err(error) => (Err(error), Position::default()),
+        };
+        if self.connection.in_transaction()
+            && let Err(error) = control("COMMIT")
+        {
+            tracing::error!(%error, "a read transaction could not be ended");
+        }
+        (result, position)
     }
 }
 

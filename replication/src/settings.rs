@@ -11,6 +11,8 @@ pub struct DatabaseSettings {
     pub path: PathBuf,
     /// A directory of `NNNN_name.sql` files, applied in order at open.
     pub migrations: Option<PathBuf>,
+    /// Whether the file is a primary's or a replica's: then every read says which state it read.
+    pub replicated: bool,
     /// How long one statement, or one batch as a whole, may run. Waiting for its turn is not counted.
     pub statement_timeout: Duration,
     /// Reader connections, each with a thread; at least one.
@@ -27,6 +29,7 @@ impl DatabaseSettings {
             name: name.into(),
             path: path.into(),
             migrations: None,
+            replicated: false,
             statement_timeout: Duration::from_secs(5),
             readers: 4,
             max_rows: 100_000,

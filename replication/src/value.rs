@@ -2,6 +2,7 @@
 
 use rusqlite::ToSql;
 use rusqlite::types::{ToSqlOutput, ValueRef};
+use serde::{Deserialize, Serialize};
 
 /// A value of one of SQLite's five storage classes (sqlite.org/datatype3.html).
 #[derive(Debug, Clone, PartialEq)]
@@ -15,14 +16,14 @@ pub enum Value {
 }
 
 /// One SQL statement and the values of its parameters `?1`, `?2`, … in order.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Statement {
     pub sql: String,
     pub params: Vec<Value>,
 }
 
 /// The whole result of one statement.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rows {
     pub columns: Vec<String>,
     /// Each row has as many values as there are columns.
