@@ -43,7 +43,8 @@ impl Database {
         Database::open_with(settings, Some(publication))
     }
 
-    fn open_with(settings: DatabaseSettings, publication: Option<Publication>) -> Result<Arc<Database>, OpenError> {
+    fn open_with(mut settings: DatabaseSettings, publication: Option<Publication>) -> Result<Arc<Database>, OpenError> {
+        settings.replicated = publication.is_some();
         linked::assert_fit()?;
         let path = &settings.path;
         look_at(path)?;

@@ -56,6 +56,12 @@ mod publish;
 
 mod operations;
 
+pub mod folder;
+
+pub mod replica;
+
+pub mod snapshot;
+
 mod encoding;
 
 pub use database::{Database, Interactive};

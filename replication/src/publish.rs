@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use rusqlite::config::DbConfig;
 use tokio::sync::watch;
 
 use crate::checksum::PageChecksums;
@@ -54,6 +55,8 @@ impl Publisher {
         connection: &Connection,
     ) -> Result<Publisher, PublishError> {
         connection.ours(|raw| {
+            // Frames stay until the log has them, also when the connection is closed.
+            raw.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             raw.pragma_update(None, "wal_autocheckpoint", 0)?;
             raw.pragma_update(None, "synchronous", "normal")
         })?;
@@ -99,7 +102,7 @@ impl Publisher {
     /// Logs what was committed since the last call.
     pub(crate) fn publish(&mut self) -> Result<(), PublishError> {
         self.collect()?;
-        self.encode();
+        self.encode(self.next());
         Ok(self.flush()?)
     }
 
@@ -143,11 +146,14 @@ impl Publisher {
         let unlogged = here.position.txid.0 - logged.position.txid.0;
         match (unlogged, &self.changes) {
             // Changes of ours without a number, as the process ended before they had one.
-            (0, Some(_)) => self
-                .number(connection)
-                .map_err(PublishError::from)
-                .and_then(|()| self.publish_found()),
-            (1, Some(_)) => self.publish_found(),
+            (0, Some(_)) => {
+                self.number(connection)?;
+                self.publish()
+            }
+            (1, Some(_)) => {
+                self.encode(here.position);
+                Ok(self.flush()?)
+            }
             (0, None) => {
                 tracing::warn!(
                     database = self.database,
@@ -163,13 +169,6 @@ impl Publisher {
                 self.begin(here)
             }
         }
-    }
-
-    /// A commit that was found in the file and not in the log. The checksums hold it already.
-    fn publish_found(&mut self) -> Result<(), PublishError> {
-        self.collect()?;
-        self.encode();
-        Ok(self.flush()?)
     }
 
     fn begin(&mut self, head: Head) -> Result<(), PublishError> {
@@ -223,14 +222,14 @@ impl Publisher {
         Ok(())
     }
 
-    fn encode(&mut self) {
+    /// Makes the changes a file that leads to `position`.
+    fn encode(&mut self, position: Position) {
         let Some(changes) = self.changes.take() else { return };
         let before = self.head.checksum;
         for (number, page) in &changes.pages {
             self.checksums.set(*number, page);
         }
         self.checksums.truncate(changes.page_count);
-        let position = self.next();
         let header = Header {
             page_size: changes.page_size,
             page_count: changes.page_count,

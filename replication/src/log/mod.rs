@@ -4,6 +4,7 @@
 //! [`SegmentLog`] keeps it in files of this machine; a cluster's log goes behind the same trait and the same suite.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -17,7 +18,7 @@ pub(crate) mod suite;
 pub use segment::SegmentLog;
 
 /// The newest state of a database that the log knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     pub lineage: Lineage,
     pub position: Position,
@@ -51,6 +52,11 @@ impl Head {
         }
     }
 
+    /// Whether two places have the same state.
+    pub fn is_same(&self, other: &Head) -> bool {
+        self.lineage == other.lineage && self.position == other.position && self.checksum == other.checksum
+    }
+
     /// Whether a file continues from here.
     pub fn is_continued_by(&self, header: &Header) -> bool {
         header.min_txid == self.position.txid.next()
@@ -80,8 +86,21 @@ pub trait Log: Send + Sync + 'static {
 
     fn head(&self, database: &str) -> Option<Head>;
 
+    /// The state after `txid`, if the log still knows it.
+    fn state_at(&self, database: &str, txid: Txid) -> Option<Head>;
+
     /// Judges a follower's state.
-    fn find(&self, database: &str, state: &Head) -> Known;
+    fn find(&self, database: &str, wanted: &Head) -> Known {
+        let (Some(head), known) = (self.head(database), self.state_at(database, wanted.position.txid)) else {
+            return Known::Never;
+        };
+        match known {
+            Some(known) if known.is_same(wanted) => Known::Here,
+            // Without its checksum it cannot be judged: a snapshot settles it.
+            None if wanted.lineage == head.lineage && wanted.position.txid < head.position.txid => Known::TooOld,
+            _ => Known::Never,
+        }
+    }
 
     /// The files after `txid`, oldest first, at least one if there is any, then as many as fit into `max_bytes`. Blocks.
     fn read_after(&self, database: &str, txid: Txid, max_bytes: usize) -> Result<Vec<Bytes>, LogError>;

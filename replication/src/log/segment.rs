@@ -16,7 +16,7 @@ use crc_fast::{CrcAlgorithm, checksum};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Head, Known, Log, LogError};
+use super::{Head, Log, LogError};
 use crate::ltx::{self, Header};
 use crate::position::{Epoch, Lineage, Position, Txid};
 
@@ -243,28 +243,15 @@ impl Log for SegmentLog {
         self.state.lock().chains.get(database).map(|chain| chain.head)
     }
 
-    fn find(&self, database: &str, wanted: &Head) -> Known {
+    fn state_at(&self, database: &str, txid: Txid) -> Option<Head> {
         let state = self.state.lock();
-        let Some(chain) = state.chains.get(database) else {
-            return Known::Never;
-        };
-        let same = |known: &Head| {
-            known.lineage == wanted.lineage && known.position == wanted.position && known.checksum == wanted.checksum
-        };
-        if same(&chain.base) {
-            return Known::Here;
+        let chain = state.chains.get(database)?;
+        if chain.base.position.txid == txid {
+            return Some(chain.base);
         }
-        let index = chain
-            .files
-            .partition_point(|entry| entry.after.position.txid < wanted.position.txid);
-        match chain.files.get(index) {
-            Some(entry) if same(&entry.after) => Known::Here,
-            // Without its checksum it cannot be judged: a snapshot settles it.
-            _ if wanted.lineage == chain.head.lineage && wanted.position.txid < chain.base.position.txid => {
-                Known::TooOld
-            }
-            _ => Known::Never,
-        }
+        let index = chain.files.partition_point(|entry| entry.after.position.txid < txid);
+        let entry = chain.files.get(index)?;
+        (entry.after.position.txid == txid).then_some(entry.after)
     }
 
     fn read_after(&self, database: &str, txid: Txid, max_bytes: usize) -> Result<Vec<Bytes>, LogError> {
