@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
+use crate::bookmark::Session;
 use crate::bounds;
+use crate::client::{AgentClient, Level, ReplicaReader};
 use crate::connection::Connection;
 use crate::error::{OpenError, SqlError};
 use crate::execute::Read;
@@ -24,11 +26,22 @@ use crate::writer::{self, Committed, Step, Task, Writer};
 /// An open database. The threads end when it is dropped, after what they have begun.
 pub struct Database {
     settings: DatabaseSettings,
+    place: Place,
+    counters: Arc<Counters>,
+}
+
+/// Where the database's writer is.
+enum Place {
+    Here(Here),
+    /// At the primary; this machine has a replica.
+    Elsewhere(ReplicaReader),
+}
+
+struct Here {
     readers: Readers,
     writer: Writer,
     /// The newest state in the log.
     durable: Option<watch::Receiver<Head>>,
-    counters: Arc<Counters>,
 }
 
 impl Database {
@@ -68,18 +81,49 @@ impl Database {
         let writer = Writer::start(&settings, connection, publisher, threads, Arc::clone(&counters))?;
         Ok(Arc::new(Database {
             settings,
-            readers,
-            writer,
-            durable,
+            place: Place::Here(Here {
+                readers,
+                writer,
+                durable,
+            }),
             counters,
         }))
+    }
+
+    /// A database whose replica is kept by the agent of this machine: reads are local, writes go through the agent. The
+    /// file may come later; until then, and while it may not be read, the primary is asked.
+    pub fn of_agent(mut settings: DatabaseSettings, agent: Arc<AgentClient>) -> Arc<Database> {
+        settings.replicated = true;
+        Arc::new(Database {
+            place: Place::Elsewhere(ReplicaReader::new(settings.clone(), agent)),
+            settings,
+            counters: Arc::default(),
+        })
     }
 
     /// Runs one statement: on a reader if it only reads, else in a transaction of its own on the writer.
     ///
     /// Dropping the future stops a read. It withdraws a write that has not begun; one that has begun is finished.
     pub async fn query(&self, sql: &str, params: Vec<Value>) -> Result<Rows, SqlError> {
-        self.noted(self.read_or_write(Statement::new(sql, params)).await)
+        self.query_in(&Session::default(), Statement::new(sql, params)).await
+    }
+
+    /// Like [`Database::query`], as part of a session, which says what a replica must have at least, and learns what
+    /// was read and written.
+    pub async fn query_in(&self, session: &Session, statement: Statement) -> Result<Rows, SqlError> {
+        let result = match &self.place {
+            Place::Here(here) => self.read_or_write(here, statement, session).await,
+            Place::Elsewhere(replica) => replica.query(statement, session, &self.counters).await,
+        };
+        self.noted(result)
+    }
+
+    /// How the data layer is, as far as this database is concerned.
+    pub fn level(&self) -> Level {
+        match &self.place {
+            Place::Here(_) => Level::Normal,
+            Place::Elsewhere(replica) => replica.level(),
+        }
     }
 
     /// Runs the statements in order in one transaction on the writer: all of them, or none.
@@ -102,13 +146,14 @@ impl Database {
 
     /// Runs one statement that only reads, and says which state it read; `None` in place of rows when it may write.
     pub async fn read(&self, statement: Statement) -> Result<(Option<Rows>, Position), SqlError> {
-        let (_, answer, position) = self.readers.read(statement).await?;
+        let here = self.here()?;
+        let (_, answer, position) = here.readers.read(statement).await?;
         self.counters.reads.add();
         let rows = match self.noted(answer)? {
             Read::Rows(rows) => Some(rows),
             Read::NeedsWriter => None,
         };
-        self.wait_until_durable(position).await?;
+        here.wait_until_durable(position).await?;
         Ok((rows, position))
     }
 
@@ -121,32 +166,31 @@ impl Database {
 
     /// The newest state that is in the log; `None` when the database is not published.
     pub fn durable(&self) -> Option<watch::Receiver<Head>> {
-        self.durable.clone()
+        match &self.place {
+            Place::Here(here) => here.durable.clone(),
+            Place::Elsewhere(_) => None,
+        }
     }
 
-    /// What a reader has seen may be confirmed to nobody before it is in the log.
-    async fn wait_until_durable(&self, position: Position) -> Result<(), SqlError> {
-        let Some(mut durable) = self.durable.clone() else {
-            return Ok(());
-        };
-        match tokio::time::timeout(bounds::QUEUE_WAIT, durable.wait_for(|head| head.position >= position)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(SqlError::Closed),
-            Err(_elapsed) => Err(SqlError::Log {
-                message: "the log does not take commits".to_owned(),
+    fn here(&self) -> Result<&Here, SqlError> {
+        match &self.place {
+            Place::Here(here) => Ok(here),
+            Place::Elsewhere(_) => Err(SqlError::Busy {
+                message: "the writer of this database is at the primary",
             }),
         }
     }
 
     pub fn stats(&self) -> DatabaseStats {
+        let here = self.here().ok();
         DatabaseStats {
             reads: self.counters.reads.get(),
             writes: self.counters.writes.get(),
             commits: self.counters.commits.get(),
             timeouts: self.counters.timeouts.get(),
-            readers_busy: self.readers.busy(),
-            reads_waiting: self.readers.waiting(),
-            writes_waiting: self.writer.waiting(),
+            readers_busy: here.map_or(0, |here| here.readers.busy()),
+            reads_waiting: here.map_or(0, |here| here.readers.waiting()),
+            writes_waiting: here.map_or(0, |here| here.writer.waiting()),
             wal_bytes: writer::size_bytes(&writer::wal_path(&self.settings.path)),
             damaged: self.counters.damaged(),
         }
@@ -157,13 +201,19 @@ impl Database {
         &self.settings.name
     }
 
-    async fn read_or_write(&self, statement: Statement) -> Result<Rows, SqlError> {
-        let (statement, answer, _) = self.readers.read(statement).await?;
+    async fn read_or_write(&self, here: &Here, statement: Statement, session: &Session) -> Result<Rows, SqlError> {
+        let (statement, answer, position) = here.readers.read(statement).await?;
         if let Ok(Read::NeedsWriter) = answer {
             let committed = self.write(Task::Statement(statement), None).await?;
+            if let Some(position) = committed.position {
+                session.see(&self.settings.name, position);
+            }
             return Ok(committed.rows.into_iter().next().expect("a statement has one result"));
         }
         self.counters.reads.add();
+        if self.settings.replicated {
+            session.see(&self.settings.name, position);
+        }
         answer.map(|read| match read {
             Read::Rows(rows) => rows,
             Read::NeedsWriter => unreachable!("answered above"),
@@ -176,11 +226,27 @@ impl Database {
                 message: "damage was found earlier, writes are refused".to_owned(),
             });
         }
-        self.writer.write(task, operation).await
+        self.here()?.writer.write(task, operation).await
     }
 
     fn noted<T>(&self, result: Result<T, SqlError>) -> Result<T, SqlError> {
         result.inspect_err(|error| self.counters.note(&self.settings.name, error))
+    }
+}
+
+impl Here {
+    /// What a reader has seen may be confirmed to nobody before it is in the log.
+    async fn wait_until_durable(&self, position: Position) -> Result<(), SqlError> {
+        let Some(mut durable) = self.durable.clone() else {
+            return Ok(());
+        };
+        match tokio::time::timeout(bounds::QUEUE_WAIT, durable.wait_for(|head| head.position >= position)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(SqlError::Closed),
+            Err(_elapsed) => Err(SqlError::Log {
+                message: "the log does not take commits".to_owned(),
+            }),
+        }
     }
 }
 

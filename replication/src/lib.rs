@@ -62,6 +62,16 @@ pub mod replica;
 
 pub mod snapshot;
 
+pub mod queue;
+
+pub mod bookmark;
+
+pub mod lease;
+
+pub mod agent;
+
+pub mod client;
+
 mod encoding;
 
 pub use database::{Database, Interactive};

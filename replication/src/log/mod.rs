@@ -3,6 +3,8 @@
 //! A [`Log`] holds for each database a chain of transaction files without gaps, and refuses what does not continue it.
 //! [`SegmentLog`] keeps it in files of this machine; a cluster's log goes behind the same trait and the same suite.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -85,6 +87,9 @@ pub trait Log: Send + Sync + 'static {
     fn begin(&self, database: &str, head: Head) -> Result<(), LogError>;
 
     fn head(&self, database: &str) -> Option<Head>;
+
+    /// The newest state of every database.
+    fn heads(&self) -> BTreeMap<String, Head>;
 
     /// The state after `txid`, if the log still knows it.
     fn state_at(&self, database: &str, txid: Txid) -> Option<Head>;

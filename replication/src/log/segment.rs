@@ -127,11 +127,6 @@ impl SegmentLog {
         self.state.lock().segments.values().map(|segment| segment.bytes).sum()
     }
 
-    /// Databases that have a chain.
-    pub fn databases(&self) -> Vec<String> {
-        self.state.lock().chains.keys().cloned().collect()
-    }
-
     fn write(&self, record: &Record<'_>, index: impl FnOnce(&mut State, u64, u64)) -> Result<(), LogError> {
         let bytes = record.to_bytes();
         let mine = {
@@ -241,6 +236,15 @@ impl Log for SegmentLog {
 
     fn head(&self, database: &str) -> Option<Head> {
         self.state.lock().chains.get(database).map(|chain| chain.head)
+    }
+
+    fn heads(&self) -> BTreeMap<String, Head> {
+        let state = self.state.lock();
+        state
+            .chains
+            .iter()
+            .map(|(name, chain)| (name.clone(), chain.head))
+            .collect()
     }
 
     fn state_at(&self, database: &str, txid: Txid) -> Option<Head> {

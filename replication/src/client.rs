@@ -1,0 +1,359 @@
+//! The proxy's side of the agent: reads from the replica's file, writes and strong reads through the agent's socket.
+//!
+//! Without the agent reads go on, from the file that was current when it was last heard; writes are refused.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use futures::StreamExt;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::SqlError;
+use crate::agent::api::{Execute, WatchHello};
+use crate::agent::primary_site::blocking;
+use crate::agent::refusal::Problem;
+use crate::agent::replica_site::Executed;
+use crate::agent::{DatabaseStatus, State};
+use crate::bookmark::{BookmarkKey, Session};
+use crate::execute::Read;
+use crate::folder::Folder;
+use crate::position::Position;
+use crate::publish::now_ms;
+use crate::readers::Readers;
+use crate::settings::DatabaseSettings;
+use crate::stats::Counters;
+use crate::value::{Rows, Statement};
+
+/// How long a read waits for what its client has seen before the primary is asked instead: a little more than a
+/// replica is usually behind.
+const BOOKMARK_WAIT: Duration = Duration::from_millis(100);
+/// Pause before the agent is called again.
+const RECONNECT: Duration = Duration::from_millis(200);
+/// The agent's own limit for a write is shorter.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Above this the primary counts as slow.
+const SLOW_WRITE: Duration = Duration::from_millis(500);
+
+/// Replicas further behind than this are said to be stale.
+pub const STALE_AFTER: Duration = Duration::from_secs(60);
+
+/// How far the data layer is degraded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    Normal = 0,
+    /// The replica has been behind for longer than a minute.
+    ReplicaLag = 1,
+    /// Writes take longer than half a second.
+    PrimarySlow = 2,
+    /// Reads go on, writes are refused.
+    PrimaryDown = 3,
+}
+
+/// The agent of this machine, as the proxy sees it.
+pub struct AgentClient {
+    http: reqwest::Client,
+    databases_dir: PathBuf,
+    statuses: watch::Sender<Arc<BTreeMap<String, DatabaseStatus>>>,
+    connected: watch::Sender<bool>,
+    key: ArcSwapOption<BookmarkKey>,
+    watching: Mutex<Option<AbortHandle>>,
+}
+
+impl AgentClient {
+    /// Calls the agent at `socket`, which keeps its databases in `data_dir`, from a task of the current runtime.
+    pub fn start(socket: &Path, data_dir: &Path) -> Result<Arc<AgentClient>, reqwest::Error> {
+        crate::agent::install_crypto();
+        let http = reqwest::Client::builder()
+            .unix_socket(socket)
+            .http2_prior_knowledge()
+            .build()?;
+        let client = Arc::new(AgentClient {
+            http,
+            databases_dir: data_dir.join("databases"),
+            statuses: watch::Sender::default(),
+            connected: watch::Sender::new(false),
+            key: ArcSwapOption::empty(),
+            watching: Mutex::default(),
+        });
+        let task = tokio::spawn(watch_agent(Arc::downgrade(&client)));
+        *client.watching.lock() = Some(task.abort_handle());
+        Ok(client)
+    }
+
+    /// Whether the agent is heard.
+    pub fn is_connected(&self) -> bool {
+        *self.connected.borrow()
+    }
+
+    /// The key of the cluster's bookmarks, once the agent was heard.
+    pub fn bookmark_key(&self) -> Option<Arc<BookmarkKey>> {
+        self.key.load_full()
+    }
+
+    pub fn status(&self, database: &str) -> Option<DatabaseStatus> {
+        self.statuses.borrow().get(database).cloned()
+    }
+
+    /// Writes at the primary, once for each operation id.
+    pub async fn execute(
+        &self,
+        database: &str,
+        operation: String,
+        statements: Vec<Statement>,
+    ) -> Result<(Vec<Rows>, Position), SqlError> {
+        let body = Execute {
+            operation: Some(operation),
+            statements,
+            optimistic: false,
+        };
+        let executed = self.ask(&format!("/v1/databases/{database}/execute"), &body).await?;
+        Ok((executed.rows, executed.position))
+    }
+
+    /// Reads at the primary.
+    pub async fn read(&self, database: &str, statement: &Statement) -> Result<(Rows, Position), SqlError> {
+        let mut executed = self.ask(&format!("/v1/databases/{database}/read"), statement).await?;
+        Ok((executed.rows.pop().unwrap_or_default(), executed.position))
+    }
+
+    async fn ask(&self, path: &str, body: &impl Serialize) -> Result<Executed, SqlError> {
+        let gone = |error: reqwest::Error| SqlError::Remote {
+            code: "agent_unreachable".to_owned(),
+            message: format!("the agent of this machine does not answer: {error}"),
+        };
+        let request = self
+            .http
+            .post(format!("http://agent{path}"))
+            .timeout(REQUEST_TIMEOUT)
+            .json(body);
+        let response = request.send().await.map_err(gone)?;
+        if response.status().is_success() {
+            return response.json().await.map_err(gone);
+        }
+        let Problem { code, message } = response.json().await.map_err(gone)?;
+        Err(SqlError::Remote { code, message })
+    }
+
+    fn take_line(&self, line: &[u8]) -> Result<(), serde_json::Error> {
+        if let Ok(hello) = serde_json::from_slice::<WatchHello>(line) {
+            self.key
+                .store(Some(Arc::new(BookmarkKey::from_bytes(hello.bookmark_key))));
+            return Ok(());
+        }
+        let status: DatabaseStatus = serde_json::from_slice(line)?;
+        self.statuses.send_modify(|statuses| {
+            Arc::make_mut(statuses).insert(status.database.clone(), status);
+        });
+        Ok(())
+    }
+}
+
+impl Drop for AgentClient {
+    fn drop(&mut self) {
+        if let Some(task) = self.watching.lock().take() {
+            task.abort();
+        }
+    }
+}
+
+/// Hears from the agent, again and again, as long as somebody holds the client.
+async fn watch_agent(client: std::sync::Weak<AgentClient>) {
+    loop {
+        let Some(http) = client.upgrade().map(|client| client.http.clone()) else {
+            return;
+        };
+        if let Ok(response) = http.get("http://agent/v1/watch").send().await {
+            let mut body = response.bytes_stream();
+            let mut buffer = Vec::new();
+            while let Some(Ok(chunk)) = body.next().await {
+                let Some(client) = client.upgrade() else { return };
+                buffer.extend_from_slice(&chunk);
+                while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+                    if let Err(error) = client.take_line(&buffer[..end]) {
+                        tracing::error!(%error, "the agent speaks another version; update both together");
+                    }
+                    buffer.drain(..=end);
+                }
+                if !client.connected.send_replace(true) {
+                    tracing::info!("the agent is heard");
+                }
+            }
+        }
+        match client.upgrade() {
+            Some(client) if client.connected.send_replace(false) => {
+                tracing::warn!("the agent is not heard any more; reads go on, writes are refused");
+            }
+            Some(_) => {}
+            None => return,
+        }
+        tokio::time::sleep(RECONNECT).await;
+    }
+}
+
+/// Reads one database's replica, and the primary where the replica will not do.
+pub(crate) struct ReplicaReader {
+    settings: DatabaseSettings,
+    agent: Arc<AgentClient>,
+    open: ArcSwapOption<Open>,
+    opening: tokio::sync::Mutex<()>,
+    last_write: ArcSwap<Option<Duration>>,
+}
+
+/// The readers of one generation's file.
+struct Open {
+    path: PathBuf,
+    readers: Readers,
+}
+
+impl ReplicaReader {
+    pub(crate) fn new(settings: DatabaseSettings, agent: Arc<AgentClient>) -> ReplicaReader {
+        ReplicaReader {
+            settings,
+            agent,
+            open: ArcSwapOption::empty(),
+            opening: tokio::sync::Mutex::default(),
+            last_write: ArcSwap::default(),
+        }
+    }
+
+    pub(crate) fn level(&self) -> Level {
+        let Some(status) = self
+            .agent
+            .status(&self.settings.name)
+            .filter(|_| self.agent.is_connected())
+        else {
+            return Level::PrimaryDown;
+        };
+        let stale = status
+            .behind_since_ms
+            .is_some_and(|since| now_ms() - since > STALE_AFTER.as_millis() as i64);
+        let slow = self.last_write.load().is_some_and(|took| took > SLOW_WRITE);
+        match () {
+            () if !status.primary_reachable => Level::PrimaryDown,
+            () if slow => Level::PrimarySlow,
+            () if stale => Level::ReplicaLag,
+            () => Level::Normal,
+        }
+    }
+
+    pub(crate) async fn query(
+        &self,
+        statement: Statement,
+        session: &Session,
+        counters: &Counters,
+    ) -> Result<Rows, SqlError> {
+        let wanted = session.wanted(&self.settings.name);
+        let local = match session.is_strong() {
+            true => None,
+            false => self.local(wanted).await?,
+        };
+        let Some(open) = local else {
+            return self.query_primary(statement, session, counters).await;
+        };
+        let (statement, answer, position) = open.readers.read(statement).await?;
+        match answer {
+            Ok(Read::NeedsWriter) => self.write(statement, session, counters).await,
+            // The file was replaced meanwhile, or nobody could say where it stands.
+            _ if position < wanted => self.query_primary(statement, session, counters).await,
+            Ok(Read::Rows(rows)) => {
+                counters.reads.add();
+                session.see(&self.settings.name, position);
+                Ok(rows)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn query_primary(
+        &self,
+        statement: Statement,
+        session: &Session,
+        counters: &Counters,
+    ) -> Result<Rows, SqlError> {
+        match self.agent.read(&self.settings.name, &statement).await {
+            Ok((rows, position)) => {
+                counters.reads.add();
+                session.see(&self.settings.name, position);
+                Ok(rows)
+            }
+            Err(SqlError::Remote { code, .. }) if code == "malformed" => self.write(statement, session, counters).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn write(&self, statement: Statement, session: &Session, counters: &Counters) -> Result<Rows, SqlError> {
+        let operation = uuid::Uuid::now_v7().to_string();
+        let began = Instant::now();
+        let executed = self
+            .agent
+            .execute(&self.settings.name, operation, vec![statement])
+            .await;
+        self.last_write.store(Arc::new(Some(began.elapsed())));
+        counters.writes.add();
+        let (mut rows, position) = executed.map_err(|error| match error {
+            // One statement is not a batch to whoever sent it.
+            SqlError::Remote { code, message } => SqlError::Remote {
+                code,
+                message: message
+                    .strip_prefix("statement 0 of the batch: ")
+                    .map(str::to_owned)
+                    .unwrap_or(message),
+            },
+            other => other,
+        })?;
+        session.see(&self.settings.name, position);
+        Ok(rows.pop().unwrap_or_default())
+    }
+
+    /// Readers of a file that has `wanted`, if there is one soon.
+    async fn local(&self, wanted: Position) -> Result<Option<Arc<Open>>, SqlError> {
+        if self.agent.is_connected() && wanted != Position::default() {
+            let mut statuses = self.agent.statuses.subscribe();
+            let reached = statuses.wait_for(|statuses| {
+                let status = statuses.get(&self.settings.name);
+                status.is_some_and(|status| status.head.position >= wanted)
+            });
+            if tokio::time::timeout(BOOKMARK_WAIT, reached).await.is_err() {
+                return Ok(None);
+            }
+        }
+        let path = match self.agent.status(&self.settings.name) {
+            Some(status) if status.state == State::Quarantined => None,
+            Some(status) => status.path,
+            None => Folder::of(&self.agent.databases_dir, &self.settings.name).current(),
+        };
+        match path {
+            Some(path) => self.open(path).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn open(&self, path: PathBuf) -> Result<Arc<Open>, SqlError> {
+        let current = || self.open.load_full().filter(|open| open.path == path);
+        if let Some(open) = current() {
+            return Ok(open);
+        }
+        let _turn = self.opening.lock().await;
+        if let Some(open) = current() {
+            return Ok(open);
+        }
+        let settings = DatabaseSettings {
+            path: path.clone(),
+            ..self.settings.clone()
+        };
+        let opened = blocking(move || Readers::open(&settings)).await;
+        let (readers, _threads) = opened.map_err(|error| SqlError::Io {
+            message: error.to_string(),
+        })?;
+        let open = Arc::new(Open { path, readers });
+        self.open.store(Some(Arc::clone(&open)));
+        Ok(open)
+    }
+}

@@ -1,0 +1,376 @@
+//! Agents over real sockets: a primary, its replicas, and proxies that read their files.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use selvedge_replication::agent::{Agent, AgentDatabase, AgentSettings, DatabaseStatus, Role, State};
+use selvedge_replication::bookmark::{Brought, Consistency, Session};
+use selvedge_replication::client::{AgentClient, Level};
+use selvedge_replication::{Database, DatabaseSettings, Statement, Value};
+
+struct Site {
+    folder: tempfile::TempDir,
+    agent: Option<Agent>,
+    role: Role,
+    listen: std::net::SocketAddr,
+    change: fn(&mut AgentSettings),
+}
+
+impl Site {
+    async fn start(role: Role) -> Site {
+        Site::start_with(role, |_| {}).await
+    }
+
+    async fn start_with(role: Role, change: fn(&mut AgentSettings)) -> Site {
+        let folder = tempfile::tempdir().unwrap();
+        let mut site = Site {
+            folder,
+            agent: None,
+            role,
+            listen: ([127, 0, 0, 1], 0).into(),
+            change,
+        };
+        site.run().await;
+        site
+    }
+
+    async fn run(&mut self) {
+        let mut settings = AgentSettings::new("test", self.role.clone(), self.folder.path());
+        settings.listen = Some(self.listen);
+        settings.token = Some("secret".to_owned());
+        settings.write_timeout = Duration::from_secs(5);
+        settings.databases = vec![AgentDatabase {
+            name: "shop".to_owned(),
+            migrations: None,
+        }];
+        (self.change)(&mut settings);
+        let agent = Agent::start(settings).await.unwrap();
+        self.listen = agent.address().unwrap();
+        self.agent = Some(agent);
+    }
+
+    async fn stop(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.stop().await;
+        }
+    }
+
+    async fn replica(&self) -> Site {
+        Site::start(Role::Replica {
+            primary: format!("http://{}", self.listen),
+        })
+        .await
+    }
+
+    /// The database as a proxy beside this agent sees it.
+    async fn proxy(&self) -> Proxy {
+        let client = AgentClient::start(&self.folder.path().join("agent.sock"), self.folder.path()).unwrap();
+        let settings = DatabaseSettings::new("shop", self.folder.path().join("unused"));
+        let database = Database::of_agent(settings, Arc::clone(&client));
+        let proxy = Proxy { client, database };
+        eventually("the agent is heard", async || proxy.client.is_connected()).await;
+        proxy
+    }
+
+    fn status(&self) -> DatabaseStatus {
+        self.find_status().unwrap()
+    }
+
+    fn find_status(&self) -> Option<DatabaseStatus> {
+        let databases = self.agent.as_ref().unwrap().databases();
+        databases.into_iter().find(|status| status.database == "shop")
+    }
+
+    async fn settled(&self) {
+        eventually("the replica follows", async || {
+            let Some(status) = self.find_status() else { return false };
+            status.state == State::Following && status.primary_reachable
+        })
+        .await;
+    }
+}
+
+struct Proxy {
+    client: Arc<AgentClient>,
+    database: Arc<Database>,
+}
+
+impl Proxy {
+    async fn query(&self, session: &Session, sql: &str) -> Result<Vec<Vec<Value>>, String> {
+        let rows = self.database.query_in(session, Statement::new(sql, vec![])).await;
+        rows.map(|rows| rows.rows)
+            .map_err(|error| format!("{}: {error}", error.code()))
+    }
+
+    async fn count(&self, session: &Session) -> i64 {
+        match self.query(session, "SELECT count(*) FROM t").await.unwrap()[0][0] {
+            Value::Integer(count) => count,
+            ref other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn eventually(what: &str, fits: impl AsyncFn() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !fits().await {
+        assert!(tokio::time::Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_at_one_pop_is_read_there_at_once_and_elsewhere_with_its_bookmark() {
+    let primary = Site::start(Role::Primary).await;
+    let (one, two) = (primary.replica().await, primary.replica().await);
+    one.settled().await;
+    two.settled().await;
+    let (here, there) = (one.proxy().await, two.proxy().await);
+    let session = Arc::new(Session::default());
+    here.query(&session, "CREATE TABLE t (a)").await.unwrap();
+    for number in 1..=50 {
+        here.query(&session, "INSERT INTO t VALUES (1)").await.unwrap();
+        // Read-your-writes here, and at another PoP by what the client carries.
+        assert_eq!(here.count(&session).await, number);
+        let key = there.client.bookmark_key().unwrap();
+        let bookmark = session.bookmark(&key).unwrap();
+        let elsewhere = Arc::new(Session::default());
+        elsewhere.join(&Brought {
+            positions: key.read(&bookmark),
+            ..Brought::default()
+        });
+        assert_eq!(there.count(&elsewhere).await, number);
+        let strong = Arc::new(Session::default());
+        strong.join(&Brought {
+            consistency: Consistency::Strong,
+            ..Brought::default()
+        });
+        assert_eq!(there.count(&strong).await, number);
+    }
+    assert_eq!(
+        (here.database.level(), there.database.level()),
+        (Level::Normal, Level::Normal)
+    );
+    let error = here
+        .query(&session, "INSERT INTO nowhere VALUES (1)")
+        .await
+        .unwrap_err();
+    assert_eq!(error, "sql: no such table: nowhere");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_go_on_without_the_primary_and_without_the_agent() {
+    let mut primary = Site::start(Role::Primary).await;
+    let mut pop = primary.replica().await;
+    pop.settled().await;
+    let proxy = pop.proxy().await;
+    let session = Session::default();
+    proxy.query(&session, "CREATE TABLE t (a)").await.unwrap();
+    proxy.query(&session, "INSERT INTO t VALUES (1)").await.unwrap();
+    primary.stop().await;
+    eventually("the primary is missed", async || {
+        proxy.database.level() == Level::PrimaryDown
+    })
+    .await;
+    assert_eq!(proxy.count(&session).await, 1);
+    let error = proxy.query(&session, "INSERT INTO t VALUES (2)").await.unwrap_err();
+    assert!(error.starts_with("primary_unreachable: "), "{error}");
+    pop.stop().await;
+    eventually("the agent is missed", async || !proxy.client.is_connected()).await;
+    assert_eq!(proxy.count(&session).await, 1);
+    let error = proxy.query(&session, "INSERT INTO t VALUES (2)").await.unwrap_err();
+    assert!(error.starts_with("agent_unreachable: "), "{error}");
+    // A proxy that starts now reads the file that is there.
+    let client = AgentClient::start(&pop.folder.path().join("agent.sock"), pop.folder.path()).unwrap();
+    let settings = DatabaseSettings::new("shop", "unused");
+    let late = Proxy {
+        database: Database::of_agent(settings, Arc::clone(&client)),
+        client,
+    };
+    assert_eq!(late.count(&Session::default()).await, 1);
+
+    primary.run().await;
+    pop.run().await;
+    eventually("writes are taken again", async || {
+        proxy.query(&session, "INSERT INTO t VALUES (2)").await.is_ok()
+    })
+    .await;
+    assert_eq!(proxy.count(&session).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_was_away_continues_and_one_that_was_changed_is_copied_anew() {
+    let primary = Site::start(Role::Primary).await;
+    let mut away = primary.replica().await;
+    let pop = primary.replica().await;
+    away.settled().await;
+    pop.settled().await;
+    let proxy = pop.proxy().await;
+    let session = Session::default();
+    proxy.query(&session, "CREATE TABLE t (a)").await.unwrap();
+    away.stop().await;
+    for _ in 0..20 {
+        proxy
+            .query(&session, "INSERT INTO t VALUES (randomblob(9000))")
+            .await
+            .unwrap();
+    }
+    away.run().await;
+    let level = async |site: &Site| {
+        eventually("it is level", async || {
+            site.find_status()
+                .is_some_and(|status| status.head.is_same(&primary.status().head))
+        })
+        .await;
+    };
+    level(&away).await;
+    assert_eq!(away.status().rebuilds, 0);
+
+    away.stop().await;
+    let path = away.folder.path().join("databases/shop/1.db");
+    rusqlite::Connection::open(&path)
+        .unwrap()
+        .execute_batch("DELETE FROM t")
+        .unwrap();
+    away.run().await;
+    eventually("it is copied anew", async || {
+        away.find_status().is_some_and(|status| status.rebuilds == 1)
+    })
+    .await;
+    level(&away).await;
+    let copied = away.proxy().await;
+    assert_eq!(copied.count(&Session::default()).await, 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scrub_finds_what_replication_did_not_write() {
+    let primary = Site::start(Role::Primary).await;
+    let pop = Site::start_with(
+        Role::Replica {
+            primary: format!("http://{}", primary.listen),
+        },
+        |settings| {
+            settings.scrub_interval = Duration::from_millis(200);
+        },
+    )
+    .await;
+    pop.settled().await;
+    let proxy = pop.proxy().await;
+    let session = Session::default();
+    proxy.query(&session, "CREATE TABLE t (a)").await.unwrap();
+    let path = pop.status().path.unwrap();
+    rusqlite::Connection::open(&path)
+        .unwrap()
+        .execute_batch("INSERT INTO t VALUES (1)")
+        .unwrap();
+    eventually("it is found", async || {
+        pop.status().rebuilds == 1 && pop.status().state == State::Following
+    })
+    .await;
+    assert_ne!(pop.status().path.unwrap(), path);
+    eventually("the new copy is read", async || {
+        proxy.count(&Session::default()).await == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_queued_is_done_once_when_the_primary_is_back() {
+    let mut primary = Site::start(Role::Primary).await;
+    let mut pop = primary.replica().await;
+    pop.settled().await;
+    let proxy = pop.proxy().await;
+    let session = Session::default();
+    proxy.query(&session, "CREATE TABLE t (a)").await.unwrap();
+    primary.stop().await;
+    let http = reqwest::Client::builder()
+        .unix_socket(pop.folder.path().join("agent.sock"))
+        .build()
+        .unwrap();
+    let body = serde_json::json!({ "operation": "op-1", "optimistic": true, "statements": [{ "sql": "INSERT INTO t VALUES (1)", "params": [] }] });
+    for _ in 0..2 {
+        let response = http
+            .post("http://agent/v1/databases/shop/execute")
+            .json(&body)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 202);
+    }
+    let state = async || {
+        let response = http
+            .get("http://agent/v1/databases/shop/operations/op-1")
+            .send()
+            .await
+            .unwrap();
+        response.json::<serde_json::Value>().await.unwrap()["state"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(state().await, "queued");
+    pop.stop().await;
+    pop.run().await;
+    primary.run().await;
+    eventually("it is done", async || state().await == "done").await;
+    assert_eq!(proxy.count(&session).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_writers_at_many_pops_lose_nothing_and_double_nothing() {
+    let primary = Site::start(Role::Primary).await;
+    let (one, two) = (primary.replica().await, primary.replica().await);
+    one.settled().await;
+    two.settled().await;
+    let proxies = [one.proxy().await, two.proxy().await];
+    proxies[0]
+        .query(&Session::default(), "CREATE TABLE t (a UNIQUE)")
+        .await
+        .unwrap();
+    let writes = (0..400).map(|number: usize| {
+        let database = Arc::clone(&proxies[number % 2].database);
+        async move {
+            let session = Session::default();
+            let insert = Statement::new("INSERT INTO t VALUES (?1)", vec![Value::Integer(number as i64)]);
+            database.query_in(&session, insert).await.unwrap();
+            let mine = Statement::new(
+                "SELECT count(*) FROM t WHERE a = ?1",
+                vec![Value::Integer(number as i64)],
+            );
+            assert_eq!(
+                database.query_in(&session, mine).await.unwrap().rows,
+                [[Value::Integer(1)]]
+            );
+        }
+    });
+    futures::future::join_all(writes).await;
+    for site in [&one, &two] {
+        eventually("it is level", async || {
+            site.find_status()
+                .is_some_and(|status| status.head.is_same(&primary.status().head))
+        })
+        .await;
+        assert_eq!(site.status().rebuilds, 0);
+    }
+    assert_eq!(proxies[1].count(&Session::default()).await, 400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_token_nothing_is_told() {
+    let primary = Site::start(Role::Primary).await;
+    let http = reqwest::Client::new();
+    for (path, token, status) in [
+        ("/healthz", None, 200),
+        ("/v1/status", None, 401),
+        ("/v1/status", Some("wrong"), 401),
+        ("/v1/status", Some("secret"), 200),
+        ("/v1/databases/shop/snapshot", None, 401),
+        ("/v1/databases/none/snapshot", Some("secret"), 404),
+    ] {
+        let mut request = http.get(format!("http://{}{path}", primary.listen));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        assert_eq!(request.send().await.unwrap().status(), status, "{path} {token:?}");
+    }
+}
