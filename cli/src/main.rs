@@ -2,6 +2,11 @@
 //!
 //! Every command says on failure what to do next and ends with a status: 0 done, 1 refused or failed, 2 wrong usage.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
+
+mod agent;
+mod db;
+
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -14,8 +19,9 @@ use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// pingora says at length what the access log says in a line, and calls a connection that was picked up by somebody else
-/// in the same moment an error.
-const LOG: &str = "info,pingora_core=warn,pingora_proxy=warn,pingora_cache=error,pingora_core::connectors=off";
+/// in the same moment an error, and a client that left while its page was filled one of ours.
+const LOG: &str = "info,pingora_core=warn,pingora_proxy=warn,pingora_proxy::proxy_custom=off,pingora_cache=error,\
+                   pingora_core::connectors=off";
 
 /// A self-hosted edge: proxy, cache and application handlers from one configuration file.
 #[derive(Parser)]
@@ -55,6 +61,16 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         ready_file: Option<PathBuf>,
     },
+    /// Keep the databases of this machine current, as FILE's `agent` says, until SIGTERM or Ctrl-C.
+    Agent {
+        /// The configuration.
+        file: PathBuf,
+        /// Write the address and the socket, as JSON, to this file once both accept.
+        #[arg(long, value_name = "PATH")]
+        ready_file: Option<PathBuf>,
+    },
+    /// Replicated databases by hand: make, look into, import, export, copy, check, delete.
+    Db(db::Db),
     /// Build what FILE describes, completely, and serve nothing.
     Check {
         /// The configuration.
@@ -77,6 +93,8 @@ fn main() -> ExitCode {
             ready_file,
             watch,
         }),
+        Command::Agent { file, ready_file } => agent::run(&file, ready_file.as_deref()),
+        Command::Db(arguments) => return db::run(arguments),
         Command::Check { file } => check(&file),
         Command::Schema => {
             println!("{:#}", selvedge_schema::json_schema(&selvedge_filters::schemas()));

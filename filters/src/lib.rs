@@ -65,8 +65,8 @@ pub trait Filter: Send + Sync + 'static {
 
 /// A request as filters see it.
 pub struct Request<'a> {
-    /// The target is in origin form with a normalised path. Changing the path changes what is forwarded and the cache
-    /// key, not the route.
+    /// The target is in origin form with a normalised path. Changing the path changes what is forwarded, not the route
+    /// and not the page's key.
     pub head: &'a mut RequestHeader,
     pub client: &'a Client,
     /// Canonical: lower case, without port.

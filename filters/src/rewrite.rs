@@ -1,6 +1,6 @@
 //! `rewrite`: changes the path that the target sees.
 //!
-//! The route does not change by it. The cache key does: it is made of what is forwarded.
+//! Neither the route nor the page's key change by it: both are those of the URL that clients use.
 
 use std::sync::Arc;
 

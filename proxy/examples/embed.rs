@@ -1,6 +1,6 @@
 //! The whole edge inside a pingora server of your own, beside a service of your own.
 //!
-//!     cargo run --example embed -- conf/static.yaml 127.0.0.1:8080
+//!     cargo run -p selvedge-proxy --example embed -- conf/static.yaml 127.0.0.1:8080
 //!
 //! Routes, filters, cache, handlers and upstreams come from the file; sockets, threads, signals and the life of the
 //! process are your server's.

@@ -139,6 +139,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
     let body = json!({
         "ready": unready.is_empty(),
         "generation": admin.edge.generation().number,
+        "level": admin.edge.generation().level(),
         "reasons": unready,
     });
     (status, Json(body)).into_response()
@@ -185,19 +186,20 @@ async fn purge(State(admin): State<Admin>, body: String) -> Response {
             );
         }
     };
-    let mut purged = Vec::with_capacity(purge.urls.len());
-    for url in purge.urls {
-        match admin.edge.purge_url(&url, purge.soft) {
-            Ok(found) => purged.push(Purged { url, found }),
-            Err(reason) => {
-                return problem(
-                    StatusCode::BAD_REQUEST,
-                    &format!("{url}: {reason}"),
-                    "send absolute URLs",
-                );
-            }
-        }
-    }
+    // All or none: an error means that nothing was purged.
+    let pages = purge.urls.into_iter().map(|url| match admin.edge.page(&url) {
+        Ok(page) => Ok((url, page)),
+        Err(reason) => Err(format!("{url}: {reason}")),
+    });
+    let pages: Vec<_> = match pages.collect::<Result<_, _>>() {
+        Ok(pages) => pages,
+        Err(reason) => return problem(StatusCode::BAD_REQUEST, &reason, "send absolute URLs"),
+    };
+    let purged = pages.into_iter().map(|(url, page)| Purged {
+        url,
+        found: admin.edge.cache.purge(&page, purge.soft),
+    });
+    let purged: Vec<_> = purged.collect();
     Json(json!({ "purged": purged })).into_response()
 }
 

@@ -11,6 +11,8 @@ use std::{
 use http::Uri;
 use pingora_cache::key::HashBinary;
 use selvedge_filters::{Client, FilterState};
+use selvedge_replication::bookmark::Brought;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     edge::Edge,
@@ -29,6 +31,8 @@ pub struct RequestContext {
     pub(crate) generation: Arc<Generation>,
     /// A regeneration of a stale page that pingora started in the background; it has no client.
     pub(crate) background: bool,
+    /// Its place among the regenerations that may run at the same time.
+    pub(crate) regeneration: Option<OwnedSemaphorePermit>,
     pub(crate) client: Client,
     /// Canonical host: lower case, without port and trailing dot.
     pub(crate) host: String,
@@ -43,6 +47,8 @@ pub struct RequestContext {
     /// How many of the route's filters saw the request; exactly these see the response.
     pub(crate) filters_entered: usize,
     pub(crate) attempt: Attempt,
+    /// What the client has seen of databases, and what it sees now.
+    pub(crate) brought: Arc<Brought>,
     /// Why the first choice did not answer, and what answered instead.
     pub(crate) failure: Option<Failed>,
     /// Named reason of a refusal or failure, for log and metrics.
@@ -129,6 +135,7 @@ impl RequestContext {
             arrived: SystemTime::now(),
             generation: edge.generation(),
             background: false,
+            regeneration: None,
             client: Client::unknown(),
             host: String::new(),
             authority: String::new(),
@@ -138,6 +145,7 @@ impl RequestContext {
             filter_state: FilterState::default(),
             filters_entered: 0,
             attempt: Attempt::NotStarted,
+            brought: Arc::default(),
             failure: None,
             refused: None,
             cache: CacheNotes::default(),

@@ -6,7 +6,8 @@
 //! none, because bodies have per-read timeouts of their own. HTTP/2 connections keep pingora's loop and its bounds.
 //!
 //! Connections are counted for as long as they live, in all and by address (IPv6 by /64, the smallest unit one
-//! subscriber is given), whatever protocol they speak.
+//! subscriber is given), whatever protocol they speak: encrypted ones from before their handshake, when nobody knows yet
+//! whether it will be HTTP/2, plain ones in the HTTP/1 loop. Those over the limit are dropped as they are accepted.
 
 use std::{
     collections::HashMap,
@@ -23,14 +24,18 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use pingora_core::{
     apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream},
+    listeners::{ConnectionFilter, PreTlsProcess},
     protocols::{
         ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
         TimingDigest, UniqueID, UniqueIDType,
         http::ServerSession,
+        l4::stream::Stream as L4Stream,
         raw_connect::ProxyDigest,
         tls::{SslDigest, TlsRef},
     },
 };
+use pingora_error::{Error, ErrorType};
+use pingora_http::ResponseHeader;
 use pingora_proxy::{ProcessCustomSession, ProxyHttp};
 use selvedge_schema::DoorLimits;
 use tokio::{
@@ -265,11 +270,15 @@ where
     Arc::new(move |proxy, stream, shutdown| {
         let shutdown = shutdown.clone();
         let limits = limits.clone();
-        let address = peer_address(&stream);
-        let admitted = count.admit(address);
+        // An encrypted one was counted before its handshake.
+        let plain = stream.get_ssl_digest().is_none();
+        let admitted = plain.then(|| count.admit(peer_address(&*stream)));
         Box::pin(async move {
             // The connection is closed unread: whoever exceeds the limit is not owed the work of an answer.
-            let _place = admitted?;
+            let _place = match admitted {
+                Some(admitted) => Some(admitted?),
+                None => None,
+            };
             let clock = Arc::new(Clock {
                 waiting: Mutex::new(Waiting::Body),
                 header_timeout: limits.header_timeout,
@@ -304,7 +313,7 @@ where
     })
 }
 
-fn peer_address(stream: &Stream) -> Option<IpAddr> {
+fn peer_address<S: GetSocketDigest + ?Sized>(stream: &S) -> Option<IpAddr> {
     let digest = stream.get_socket_digest()?;
     Some(digest.peer_addr()?.as_inet()?.ip())
 }
@@ -337,8 +346,7 @@ impl ConnectionCount {
     pub(crate) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Place> {
         let key = address.map(subscriber);
         let mut open = self.open.lock();
-        let here = key.and_then(|key| open.by_address.get(&key).copied()).unwrap_or(0);
-        if open.total >= self.limit || here >= self.limit_per_address {
+        if self.is_full(&open, key) {
             open.refused += 1;
             return None;
         }
@@ -352,12 +360,49 @@ impl ConnectionCount {
         })
     }
 
+    /// Whether [`Self::admit`] would refuse a connection from `address`; counts the refusal.
+    fn refuses(&self, address: Option<IpAddr>) -> bool {
+        let mut open = self.open.lock();
+        let full = self.is_full(&open, address.map(subscriber));
+        open.refused += u64::from(full);
+        full
+    }
+
+    fn is_full(&self, open: &Open, key: Option<IpAddr>) -> bool {
+        let here = key.and_then(|key| open.by_address.get(&key).copied()).unwrap_or(0);
+        open.total >= self.limit || here >= self.limit_per_address
+    }
+
     pub(crate) fn total(&self) -> usize {
         self.open.lock().total
     }
 
     pub(crate) fn refused(&self) -> u64 {
         self.open.lock().refused
+    }
+}
+
+/// Drops what is over the limit before a byte of it is read.
+#[async_trait]
+impl ConnectionFilter for ConnectionCount {
+    async fn should_accept(&self, address: Option<&std::net::SocketAddr>) -> bool {
+        !self.refuses(address.map(std::net::SocketAddr::ip))
+    }
+}
+
+/// Counts connections that will be encrypted. What pingora carries along with such a connection for as long as it lives,
+/// through the handshake and whatever protocol follows, is the digest of a proxy in front of it; there is none, so the
+/// place stands there.
+pub(crate) struct CountBeforeHandshake(pub(crate) Arc<ConnectionCount>);
+
+#[async_trait]
+impl PreTlsProcess for CountBeforeHandshake {
+    async fn process(&self, stream: &mut L4Stream) -> pingora_error::Result<()> {
+        let place = self.0.admit(peer_address(stream));
+        let place = place.ok_or_else(|| Error::explain(ErrorType::ConnectError, "too many connections"))?;
+        let nothing = Box::new(ResponseHeader::build(200, None)?);
+        stream.set_proxy_digest(ProxyDigest::new(nothing, Some(Box::new(place))));
+        Ok(())
     }
 }
 

@@ -17,8 +17,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCacheable, key::HashBinary};
 use pingora_core::{
-    apps::HttpServerOptions, listeners::tls::TlsSettings, modules::http::HttpModules,
-    server::configuration::ServerConf, services::listening::Service, upstreams::peer::HttpPeer,
+    apps::HttpServerOptions,
+    listeners::{ConnectionFilter, tls::TlsSettings},
+    modules::http::HttpModules,
+    server::configuration::ServerConf,
+    services::listening::Service,
+    upstreams::peer::HttpPeer,
 };
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -29,7 +33,7 @@ use selvedge_runtime::Runtime;
 use crate::{
     access_log::AccessLogger,
     context::RequestContext,
-    door::{self, ConnectionCount},
+    door::{self, ConnectionCount, CountBeforeHandshake},
     generation::Generation,
     handler_session::HandlerConnector,
     metrics::{self, Metrics},
@@ -143,7 +147,7 @@ impl ProxyHttp for EdgeProxy {
         request: &mut RequestHeader,
         context: &mut RequestContext,
     ) -> Result<()> {
-        origin::prepare_request(session, request, context)
+        origin::prepare_request(session, request, context).await
     }
 
     // How much body it is sent.
@@ -276,11 +280,18 @@ impl Edge {
         options.keepalive_request_limit = Some(limits.requests_per_connection);
         options.h2_idle_timeout = Some(limits.keepalive);
         let connections = door::http1_loop(limits, Arc::clone(&self.connections));
-        ProxyServiceBuilder::new(conf, EdgeProxy(Arc::clone(self)))
+        let mut service = ProxyServiceBuilder::new(conf, EdgeProxy(Arc::clone(self)))
             .name("selvedge")
             .custom(HandlerConnector, connections)
             .server_options(options)
-            .build()
+            .build();
+        // Both hold for the listeners that are added from here on.
+        let count = Arc::clone(&self.connections);
+        service.set_connection_filter(Arc::clone(&count) as Arc<dyn ConnectionFilter>);
+        service
+            .endpoints()
+            .set_pre_tls_callback(Arc::new(CountBeforeHandshake(count)));
+        service
     }
 
     /// The configuration that serves requests arriving now.
@@ -314,6 +325,11 @@ impl Edge {
     /// Removes the stored page of an absolute URL, with all its variants, and any fill of it under way. `soft` keeps it
     /// as a stale copy. `Ok(true)` when something was stored; the error says why the URL has no page.
     pub fn purge_url(&self, url: &str, soft: bool) -> Result<bool, String> {
+        Ok(self.cache.purge(&self.page(url)?, soft))
+    }
+
+    /// The page of an absolute URL, whether stored or not; the error says why it has none.
+    pub(crate) fn page(&self, url: &str) -> Result<CacheKey, String> {
         let url: http::Uri = url.parse().map_err(|error| format!("not a URL: {error}"))?;
         let scheme = match url.scheme_str() {
             Some("http") => Scheme::Http,
@@ -337,7 +353,7 @@ impl Edge {
             .cache
             .as_ref()
             .ok_or_else(|| format!("its route, {}, has no cache", route.name))?;
-        Ok(self.cache.purge(&caching::key_of(cache, scheme, &host, &target), soft))
+        Ok(caching::key_of(cache, scheme, &host, &target))
     }
 
     /// Metrics in the text format of Prometheus.

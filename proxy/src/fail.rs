@@ -43,6 +43,8 @@ pub(crate) enum Refusal {
     BodyTooLarge,
     /// The path is not one that every server would read alike.
     Path(PathRefusal),
+    /// A filter rewrote the path to one that is not.
+    Rewrite,
     /// No route matches host and path.
     NoRoute,
     /// The route serves files, and there is none.
@@ -84,8 +86,13 @@ impl Verdict {
     }
 
     /// A filter answered instead of the target.
-    pub(crate) const fn of_filter(status: StatusCode, reason: &'static str) -> Self {
-        Verdict::new(status, reason, "http_request_denied", Blame::Downstream, false)
+    pub(crate) fn of_filter(status: StatusCode, reason: &'static str) -> Self {
+        let (proxy_error, blame) = match status.is_server_error() {
+            // It could not decide: something it needs is missing.
+            true => ("proxy_internal_error", Blame::Us),
+            false => ("http_request_denied", Blame::Downstream),
+        };
+        Verdict::new(status, reason, proxy_error, blame, false)
     }
 
     /// The value of `Proxy-Status` (RFC 9209); `detail` must be printable ASCII, anything else is dropped.
@@ -141,6 +148,14 @@ impl Refusal {
                 Downstream,
                 false,
             ),
+            // The word the `rewrite` filter has for a target that is none.
+            Refusal::Rewrite => Verdict::new(
+                StatusCode::BAD_REQUEST,
+                "rewrite_invalid",
+                "http_request_error",
+                Downstream,
+                false,
+            ),
             Refusal::NoFile => Verdict::new(
                 StatusCode::NOT_FOUND,
                 "no_file",
@@ -186,6 +201,9 @@ pub(crate) const NO_SERVER: ErrorType = ErrorType::Custom("no_server_left");
 /// The handler's component could not be loaded when the process started.
 pub(crate) const HANDLER_UNAVAILABLE: ErrorType = ErrorType::Custom("handler_unavailable");
 
+/// A regeneration that finds all places taken: the stale page stays. Nobody waits for its answer.
+pub(crate) const TOO_MANY_REGENERATIONS: ErrorType = ErrorType::Custom("too_many_regenerations");
+
 const GATEWAY: StatusCode = StatusCode::BAD_GATEWAY;
 const TIMEOUT: StatusCode = StatusCode::GATEWAY_TIMEOUT;
 const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
@@ -224,6 +242,13 @@ pub(crate) fn judge(error: &Error) -> Verdict {
                 "request_body_too_large",
                 "http_request_error",
                 Downstream,
+                false,
+            ),
+            "too_many_regenerations" => row(
+                UNAVAILABLE,
+                "too_many_regenerations",
+                "connection_limit_reached",
+                Us,
                 false,
             ),
             "no_server_left" => row(
@@ -396,6 +421,18 @@ mod tests {
             "request_body_too_large",
             "http_request_error",
         );
+    }
+
+    #[test]
+    fn a_filter_that_cannot_decide_is_not_the_clients_fault() {
+        for (status, blame, proxy_error) in [
+            (StatusCode::UNAUTHORIZED, Blame::Downstream, "http_request_denied"),
+            (StatusCode::TOO_MANY_REQUESTS, Blame::Downstream, "http_request_denied"),
+            (StatusCode::SERVICE_UNAVAILABLE, Blame::Us, "proxy_internal_error"),
+        ] {
+            let verdict = Verdict::of_filter(status, "reason");
+            assert_eq!((verdict.blame, verdict.proxy_error), (blame, proxy_error), "{status}");
+        }
     }
 
     #[test]

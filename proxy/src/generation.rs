@@ -14,8 +14,11 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use selvedge_filters::{BuildContext, Filter};
+use selvedge_replication::bookmark::Writes;
+use selvedge_replication::client::{AgentClient, Level, Thresholds};
+use selvedge_replication::postgres::{Postgres, PostgresSettings};
 use selvedge_replication::{Database, DatabaseSettings};
-use selvedge_runtime::{Handler, HandlerSpec, Runtime};
+use selvedge_runtime::{Bindings, Handler, HandlerSpec, Runtime};
 use selvedge_schema::{Binding, CachePolicy, Diagnostics, Document, FixedResponse, RedirectTarget, Route, Target};
 use serde_json::json;
 
@@ -35,6 +38,8 @@ pub struct Generation {
     pub(crate) upstreams: BTreeMap<String, Arc<UpstreamSet>>,
     pub(crate) handlers: BTreeMap<String, HandlerSlot>,
     pub(crate) databases: BTreeMap<String, Arc<Database>>,
+    /// The agent of this machine, when databases are replicated.
+    pub(crate) agent: Option<Arc<AgentClient>>,
     /// Health checks, for as long as this configuration serves.
     watches: Mutex<Vec<UpstreamWatch>>,
 }
@@ -67,6 +72,8 @@ pub(crate) struct BuiltRoute {
     pub(crate) cache: Option<RouteCache>,
     /// HTML shown instead of the plain error text.
     pub(crate) error_page: Option<Bytes>,
+    /// When the writes of its handler are answered.
+    pub(crate) writes: Writes,
 }
 
 pub(crate) enum BuiltTarget {
@@ -115,6 +122,7 @@ impl Generation {
         runtime: &Arc<Runtime>,
         previous: Option<&Generation>,
         purpose: Purpose<'_>,
+        housekeeping: &tokio::runtime::Handle,
     ) -> Result<Generation, Diagnostics> {
         let problems = Diagnostics::for_document(&document);
         let builder = Builder {
@@ -122,9 +130,10 @@ impl Generation {
             runtime,
             previous,
             purpose,
+            housekeeping,
             problems,
         };
-        let (routing, routes, upstreams, handlers, databases) = builder.build()?;
+        let (routing, routes, upstreams, handlers, databases, agent) = builder.build()?;
         Ok(Generation {
             number: previous.map_or(1, |previous| previous.number + 1),
             document: Arc::new(document),
@@ -133,6 +142,7 @@ impl Generation {
             upstreams,
             handlers,
             databases,
+            agent,
             watches: Mutex::default(),
         })
     }
@@ -147,6 +157,15 @@ impl Generation {
     pub(crate) fn degraded(&self) -> Vec<String> {
         let damaged = self.databases.iter().filter(|(_, database)| database.stats().damaged);
         damaged.map(|(name, _)| format!("database {name} is damaged")).collect()
+    }
+
+    /// The worst level of any database.
+    pub(crate) fn level(&self) -> Level {
+        self.databases
+            .values()
+            .map(|database| database.level())
+            .max()
+            .unwrap_or(Level::Normal)
     }
 
     /// What `/routes` shows.
@@ -193,6 +212,7 @@ type Built = (
     BTreeMap<String, Arc<UpstreamSet>>,
     BTreeMap<String, HandlerSlot>,
     BTreeMap<String, Arc<Database>>,
+    Option<Arc<AgentClient>>,
 );
 
 struct Builder<'a> {
@@ -200,14 +220,17 @@ struct Builder<'a> {
     runtime: &'a Arc<Runtime>,
     previous: Option<&'a Generation>,
     purpose: Purpose<'a>,
+    housekeeping: &'a tokio::runtime::Handle,
     problems: Diagnostics,
 }
 
 impl Builder<'_> {
     fn build(mut self) -> Result<Built, Diagnostics> {
         let upstreams = self.upstreams();
-        let databases = self.databases();
-        let handlers = self.handlers(&databases);
+        let agent = self.agent();
+        let databases = self.databases(agent.as_ref());
+        let postgres = self.postgres(agent.as_ref());
+        let handlers = self.handlers(&databases, &postgres);
         let routing = self.routing();
         let routes: Vec<_> = self
             .document
@@ -217,7 +240,9 @@ impl Builder<'_> {
             .filter_map(|route| self.route(route, &upstreams, &handlers))
             .collect();
         match routing {
-            Some(routing) if !self.problems.has_errors() => Ok((routing, routes, upstreams, handlers, databases)),
+            Some(routing) if !self.problems.has_errors() => {
+                Ok((routing, routes, upstreams, handlers, databases, agent))
+            }
             _ => Err(self.problems),
         }
     }
@@ -236,28 +261,63 @@ impl Builder<'_> {
         built
     }
 
-    fn databases(&mut self) -> BTreeMap<String, Arc<Database>> {
+    /// Needed only when a handler's database is the agent's, or reached through it.
+    fn agent(&mut self) -> Option<Arc<AgentClient>> {
+        let config = &self.document.config;
+        let agent = config.agent.as_ref().filter(|_| {
+            !config.postgres.is_empty() || config.databases.values().any(|database| database.path.is_none())
+        })?;
+        let kept = self
+            .previous
+            .filter(|previous| previous.document.config.agent.as_ref() == Some(agent));
+        if let Some(kept) = kept.and_then(|previous| previous.agent.clone()) {
+            return Some(kept);
+        }
+        let _runtime = self.housekeeping.enter();
+        let thresholds = Thresholds {
+            replica_lag: agent.replica_lag,
+            primary_slow: agent.primary_slow,
+            bookmark_wait: agent.bookmark_wait,
+        };
+        match AgentClient::start(&agent.socket, &agent.data_dir, thresholds) {
+            Ok(client) => Some(client),
+            Err(error) => {
+                self.problems.error("/agent/socket", chain(&error), None);
+                None
+            }
+        }
+    }
+
+    fn databases(&mut self, agent: Option<&Arc<AgentClient>>) -> BTreeMap<String, Arc<Database>> {
         let mut open = BTreeMap::new();
         for (name, database) in &self.document.config.databases {
             // The file stays open across reloads: there is one writer connection per database, always.
             let kept = self
                 .previous
                 .filter(|previous| previous.document.config.databases.get(name) == Some(database))
+                .filter(|previous| previous.document.config.agent == self.document.config.agent)
                 .and_then(|previous| previous.databases.get(name));
             if let Some(kept) = kept {
                 open.insert(name.clone(), Arc::clone(kept));
                 continue;
             }
-            let path = match self.purpose {
-                Purpose::Serve => database.path.clone(),
-                Purpose::Check { scratch } => scratch.join(format!("{name}.db")),
+            let path = match (self.purpose, &database.path) {
+                (Purpose::Serve, Some(path)) => path.clone(),
+                // The agent says where the file is.
+                (Purpose::Serve, None) => Default::default(),
+                (Purpose::Check { scratch }, _) => scratch.join(format!("{name}.db")),
             };
             let settings = DatabaseSettings {
                 migrations: database.migrations.clone(),
                 statement_timeout: database.statement_timeout,
+                max_staleness: database.max_staleness,
                 readers: database.readers,
                 ..DatabaseSettings::new(name.as_str(), path)
             };
+            if let (Purpose::Serve, None, Some(agent)) = (self.purpose, &database.path, agent) {
+                open.insert(name.clone(), Database::of_agent(settings, Arc::clone(agent)));
+                continue;
+            }
             match Database::open(settings) {
                 Ok(database) => {
                     open.insert(name.clone(), database);
@@ -268,16 +328,48 @@ impl Builder<'_> {
         open
     }
 
-    fn handlers(&mut self, databases: &BTreeMap<String, Arc<Database>>) -> BTreeMap<String, HandlerSlot> {
+    /// Addresses are checked where they are written, which is at the primary; nobody is connected to.
+    fn postgres(&mut self, agent: Option<&Arc<AgentClient>>) -> BTreeMap<String, Arc<Postgres>> {
+        let mut reachable = BTreeMap::new();
+        for (name, postgres) in &self.document.config.postgres {
+            if let Some(url) = &postgres.url {
+                let settings = PostgresSettings {
+                    name: name.clone(),
+                    url: url.clone(),
+                    pool: postgres.pool,
+                    statement_timeout: postgres.statement_timeout,
+                    ca: postgres.ca.clone(),
+                };
+                if let Err(error) = settings.check() {
+                    self.problems.error(&format!("/postgres/{name}"), chain(&error), None);
+                }
+            }
+            if let Some(agent) = agent {
+                reachable.insert(name.clone(), Postgres::of_agent(name.as_str(), Arc::clone(agent)));
+            }
+        }
+        reachable
+    }
+
+    fn handlers(
+        &mut self,
+        databases: &BTreeMap<String, Arc<Database>>,
+        postgres: &BTreeMap<String, Arc<Postgres>>,
+    ) -> BTreeMap<String, HandlerSlot> {
         let mut slots = BTreeMap::new();
         for (name, handler) in &self.document.config.handlers {
             let pointer = format!("/handlers/{name}");
-            let mut bindings = BTreeMap::new();
+            let mut bindings = Bindings::default();
             for (binding, target) in &handler.bindings {
                 match target {
                     Binding::Database(database) => {
                         if let Some(database) = databases.get(database) {
-                            bindings.insert(binding.clone(), Arc::clone(database));
+                            bindings.databases.insert(binding.clone(), Arc::clone(database));
+                        }
+                    }
+                    Binding::Postgres(name) => {
+                        if let Some(postgres) = postgres.get(name) {
+                            bindings.postgres.insert(binding.clone(), Arc::clone(postgres));
                         }
                     }
                 }
@@ -419,6 +511,10 @@ impl Builder<'_> {
             fallback,
             cache,
             error_page,
+            writes: match route.writes {
+                selvedge_schema::Writes::Wait => Writes::Wait,
+                selvedge_schema::Writes::QueueWhenSlow => Writes::QueueWhenSlow,
+            },
         })
     }
 

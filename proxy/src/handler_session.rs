@@ -38,6 +38,8 @@ pub struct HandlerCall {
     pub scheme: uri::Scheme,
     /// Canonical host with port, as the client addressed it.
     pub authority: String,
+    /// Most bytes of request body; a handler may allow fewer.
+    pub body_bytes: u64,
 }
 
 /// The peer that makes pingora choose the [`HandlerConnector`].
@@ -113,7 +115,8 @@ impl Session for HandlerSession {
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.parse().ok());
-        let (mut writer, body) = request_body(call.handler.limits().request_body, content_length);
+        let limit = call.handler.limits().request_body.min(call.body_bytes);
+        let (mut writer, body) = request_body(limit, content_length);
         if end {
             writer.finish();
         }
@@ -271,7 +274,7 @@ impl Drop for GuestBody {
 async fn write_body(writer: &mut RequestBodyWriter, data: Bytes) -> Result<()> {
     match writer.write(data).await {
         Ok(()) | Err(BodyRefused::TooLarge) => Ok(()),
-        Err(refused) => Err(Error::because(
+        Err(refused @ BodyRefused::Endless) => Err(Error::because(
             ErrorType::WriteError,
             "request body for the handler",
             refused,

@@ -36,5 +36,5 @@ pub use admin::{Operator, router as admin_router};
 pub use edge::{Edge, EdgeProxy, OpenError};
 pub use generation::Generation;
 pub use handler_session::{HandlerCall, HandlerConnector, HandlerSession, handler_peer};
-pub use open::check;
+pub use open::{check, read_configuration};
 pub use server::{RunError, RunOptions, run};

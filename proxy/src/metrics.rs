@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
+use selvedge_replication::agent::DatabaseStatus;
+
 use crate::{edge::Edge, generation::HandlerSlot};
 
 /// Seconds. From a hit in memory to a page that needs half a minute.
@@ -210,7 +212,7 @@ fn samples(edge: &Edge) -> Registry {
     );
     samples.each(
         "selvedge_handler_instances",
-        "Instances in use.",
+        "Instances alive: those that serve, and those of the 0.3 interface kept for the next request.",
         &["handler"],
         of(|stats| stats.instances as u64),
     );
@@ -296,6 +298,39 @@ fn samples(edge: &Edge) -> Registry {
         "1 when damage was found.",
         &["database"],
         of(|stats| u64::from(stats.damaged)),
+    );
+    let replicas: Vec<_> = generation
+        .databases
+        .iter()
+        .filter_map(|(name, database)| Some((name, database.replica_status()?)))
+        .collect();
+    let of = |read: fn(&DatabaseStatus) -> u64| {
+        replicas
+            .iter()
+            .map(move |(name, status)| (vec![name.as_str()], read(status)))
+    };
+    samples.set(
+        "selvedge_degradation_level",
+        "0 normal, 1 replica lag, 2 primary slow, 3 primary down.",
+        generation.level() as u64,
+    );
+    samples.each(
+        "selvedge_replica_behind_transactions",
+        "Transactions the replica lacks.",
+        &["database"],
+        of(DatabaseStatus::behind_transactions),
+    );
+    samples.each(
+        "selvedge_replica_behind_seconds",
+        "Since when the replica lacks some.",
+        &["database"],
+        of(DatabaseStatus::behind_seconds),
+    );
+    samples.each(
+        "selvedge_replica_txid",
+        "Newest transaction in the replica.",
+        &["database"],
+        of(|status| status.head.position.txid.0),
     );
     let expiries = edge.certificates.expiries();
     samples.each(

@@ -22,6 +22,16 @@ pub(crate) fn open(path: &Path) -> Result<Arc<Edge>, OpenError> {
     let document = read(path)?;
     warn(&document);
     let config = &document.config;
+    if config.listeners.is_empty() {
+        let problem = document.error(
+            "",
+            "there is nothing to listen on",
+            Some("this file describes an agent only: run `selvedge agent`".to_owned()),
+        );
+        return Err(OpenError::Invalid(
+            document.diagnostics(vec![problem]).render(Colour::Plain),
+        ));
+    }
     create_folder(&config.data_dir)?;
     let certificates = CertificateStores::open(&config.listeners, &config.data_dir)
         .map_err(|problem| certificate_problem(&document, problem, Colour::Plain))?;
@@ -29,13 +39,8 @@ pub(crate) fn open(path: &Path) -> Result<Arc<Edge>, OpenError> {
     let cache = ResponseCache::new(&config.cache);
     let settings = RuntimeSettings::new(config.data_dir.join("artifacts"));
     let runtime = Runtime::start(settings).map_err(OpenError::Runtime)?;
-    let housekeeping = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("housekeeping")
-        .enable_all()
-        .build()
-        .map_err(OpenError::Threads)?;
-    let generation = Generation::build(document, &runtime, None, Purpose::Serve)?;
+    let housekeeping = housekeeping_threads()?;
+    let generation = Generation::build(document, &runtime, None, Purpose::Serve, housekeeping.handle())?;
     generation.watch(housekeeping.handle());
     let watch = certificates.watch(housekeeping.handle());
     Ok(Edge::new(EdgeParts {
@@ -50,6 +55,23 @@ pub(crate) fn open(path: &Path) -> Result<Arc<Edge>, OpenError> {
     }))
 }
 
+/// Threads for what goes on between requests.
+fn housekeeping_threads() -> Result<tokio::runtime::Runtime, OpenError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("housekeeping")
+        .enable_all()
+        .build()
+        .map_err(OpenError::Threads)
+}
+
+/// The configuration at `path`, parsed and not built.
+pub fn read_configuration(path: &Path) -> Result<Document, OpenError> {
+    let document = read(path)?;
+    warn(&document);
+    Ok(document)
+}
+
 /// Builds the configuration at `path` and swaps it in; on any error the one that serves stays, untouched.
 pub(crate) fn reload(edge: &Edge, path: &Path) -> Result<u64, OpenError> {
     let document = read(path)?;
@@ -60,7 +82,13 @@ pub(crate) fn reload(edge: &Edge, path: &Path) -> Result<u64, OpenError> {
         .certificates
         .stage(&document.config.listeners)
         .map_err(|problem| certificate_problem(&document, problem, Colour::Plain))?;
-    let next = Generation::build(document, &edge.runtime, Some(&serving), Purpose::Serve)?;
+    let next = Generation::build(
+        document,
+        &edge.runtime,
+        Some(&serving),
+        Purpose::Serve,
+        edge.housekeeping(),
+    )?;
     for certificates in staged {
         certificates.commit();
     }
@@ -84,6 +112,7 @@ pub fn check(path: &Path, colour: Colour) -> Result<String, OpenError> {
     let settings = RuntimeSettings::new(scratch.path().join("artifacts"));
     let runtime = Runtime::start(settings).map_err(OpenError::Runtime)?;
     let warnings = document.diagnostics(document.warnings.clone()).render(colour);
+    let housekeeping = housekeeping_threads()?;
     let built = Generation::build(
         document,
         &runtime,
@@ -91,6 +120,7 @@ pub fn check(path: &Path, colour: Colour) -> Result<String, OpenError> {
         Purpose::Check {
             scratch: scratch.path(),
         },
+        housekeeping.handle(),
     );
     match built {
         Ok(_) => Ok(warnings),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -13,11 +14,12 @@ use pingora_cache::{
     predictor::{CacheablePredictor, Predictor},
 };
 use selvedge_cache::{Backoff, MemoryStorage, StorageStats};
-use selvedge_schema::CacheBudget;
+use selvedge_schema::{CacheBudget, LONGEST_FILL};
+use tokio::sync::Semaphore;
 
-/// How long one request may hold a page's lock before another is allowed to try. Longer than any handler's default
-/// deadline, so that a slow page is not rendered twice.
-const LOCK_AGE: Duration = Duration::from_secs(60);
+/// Pages regenerated at the same time: a quarter of what a handler serves at once by default (256), so that readers who
+/// wait for a page find a free slot however many pages turned stale together.
+const REGENERATIONS: usize = 64;
 /// Pages remembered as not cacheable, so that their readers do not wait for each other. Eight bytes each.
 const NOT_CACHEABLE: usize = 8 * 1024;
 /// A purge is remembered for longer than any request takes to reach its response header.
@@ -30,6 +32,7 @@ pub(crate) struct ResponseCache {
     pub(crate) lock: &'static CacheKeyLockImpl,
     pub(crate) predictor: &'static (dyn CacheablePredictor + Sync),
     pub(crate) backoff: Backoff,
+    pub(crate) regenerations: Arc<Semaphore>,
     purges: Mutex<Purges>,
 }
 
@@ -45,9 +48,10 @@ impl ResponseCache {
     pub(crate) fn new(budget: &CacheBudget) -> ResponseCache {
         ResponseCache {
             storage: MemoryStorage::leak(budget.memory, budget.max_object),
-            lock: Box::leak(CacheLock::new_boxed(LOCK_AGE)),
+            lock: Box::leak(CacheLock::new_boxed(LONGEST_FILL)),
             predictor: Box::leak(Box::new(Predictor::<32>::new(NOT_CACHEABLE / 32, None))),
             backoff: Backoff::default(),
+            regenerations: Arc::new(Semaphore::new(REGENERATIONS)),
             purges: Mutex::default(),
         }
     }

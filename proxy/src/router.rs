@@ -232,7 +232,7 @@ pub(crate) fn canonical_host(authority: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use selvedge_schema::{FixedResponse, Match, Target};
+    use selvedge_schema::{FixedResponse, Match, Target, Writes};
 
     use super::*;
 
@@ -262,6 +262,7 @@ mod tests {
             }),
             fallback: None,
             error_page: None,
+            writes: Writes::Wait,
             pointer: String::new(),
         }
     }

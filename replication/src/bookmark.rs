@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use hmac::{Hmac, Mac};
@@ -87,6 +86,8 @@ impl BookmarkKey {
 /// How fresh a request's reads must be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Consistency {
+    /// What this machine has.
+    Eventual,
     /// At least what the client has seen.
     #[default]
     Session,
@@ -94,21 +95,83 @@ pub enum Consistency {
     Strong,
 }
 
+/// When a write is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Writes {
+    /// When it is done and visible here.
+    #[default]
+    Wait,
+    /// While the primary is slow: when it is queued on this machine's disk.
+    QueueWhenSlow,
+}
+
 /// What a request brought, and the session that was opened for it once somebody served it.
 #[derive(Debug, Default)]
 pub struct Brought {
     pub positions: BTreeMap<String, Position>,
     pub consistency: Consistency,
+    pub writes: Writes,
     pub session: OnceLock<Arc<Session>>,
+    /// What the session knew when the request left it.
+    left: OnceLock<Left>,
+}
+
+/// Of the requests that shared a session.
+#[derive(Debug, Clone, Default)]
+struct Left {
+    queued: Vec<QueuedWrite>,
+    unavailable: bool,
+}
+
+impl Brought {
+    pub fn new(positions: BTreeMap<String, Position>, consistency: Consistency, writes: Writes) -> Brought {
+        Brought {
+            positions,
+            consistency,
+            writes,
+            ..Brought::default()
+        }
+    }
+
+    /// Writes that were answered before they were done.
+    pub fn queued_writes(&self) -> Vec<QueuedWrite> {
+        self.left().queued
+    }
+
+    /// Whether the data layer could not do what was asked, for now.
+    pub fn was_unavailable(&self) -> bool {
+        self.left().unavailable
+    }
+
+    fn left(&self) -> Left {
+        let now = || self.session.get().map(|session| session.state.lock().left.clone());
+        self.left.get().cloned().or_else(now).unwrap_or_default()
+    }
+}
+
+/// A write that was answered before it was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuedWrite {
+    pub database: String,
+    pub operation: String,
 }
 
 /// What the requests of one instance have seen so far. Requests that share an instance share it: each then waits for
 /// at least what it needs, and is told of at least what it saw.
 #[derive(Debug, Default)]
 pub struct Session {
-    /// Requests under way that want what the primary has now.
-    strong: AtomicUsize,
-    positions: Mutex<BTreeMap<String, Seen>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Requests under way, and those of them that want what the primary has now, or may have their writes queued.
+    requests: usize,
+    strong: usize,
+    queueing: usize,
+    positions: BTreeMap<String, Seen>,
+    /// Since the instance was last idle.
+    left: Left,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -121,52 +184,84 @@ struct Seen {
 impl Session {
     /// A request joins, and later [leaves](Session::leave).
     pub fn join(self: &Arc<Self>, brought: &Brought) {
-        let mut positions = self.positions.lock();
+        let mut state = self.state.lock();
+        if state.requests == 0 {
+            state.left = Left::default();
+        }
+        state.requests += 1;
         for (database, position) in &brought.positions {
-            let seen = positions.entry(database.clone()).or_default();
+            let seen = state.positions.entry(database.clone()).or_default();
             seen.wanted = seen.wanted.max(*position);
         }
-        if brought.consistency == Consistency::Strong {
-            self.strong.fetch_add(1, Ordering::Relaxed);
-        }
-        drop(positions);
+        state.strong += usize::from(brought.consistency == Consistency::Strong);
+        state.queueing += usize::from(brought.writes == Writes::QueueWhenSlow);
+        drop(state);
         // A request joins one instance; were it a second one, the first stays the one that answers.
         let _ = brought.session.set(Arc::clone(self));
     }
 
     pub fn leave(&self, brought: &Brought) {
-        if brought.consistency == Consistency::Strong {
-            self.strong.fetch_sub(1, Ordering::Relaxed);
-        }
+        let mut state = self.state.lock();
+        let _ = brought.left.set(state.left.clone());
+        state.requests = state.requests.saturating_sub(1);
+        state.strong = state
+            .strong
+            .saturating_sub(usize::from(brought.consistency == Consistency::Strong));
+        state.queueing = state
+            .queueing
+            .saturating_sub(usize::from(brought.writes == Writes::QueueWhenSlow));
     }
 
     pub fn is_strong(&self) -> bool {
-        self.strong.load(Ordering::Relaxed) > 0
+        self.state.lock().strong > 0
+    }
+
+    /// Whether a write may be answered when it is queued. Only when every request under way allows it.
+    pub fn may_queue(&self) -> bool {
+        let state = self.state.lock();
+        state.queueing > 0 && state.queueing == state.requests
     }
 
     /// What a read of the database must have at least.
     pub fn wanted(&self, database: &str) -> Position {
-        self.positions.lock().get(database).copied().unwrap_or_default().wanted
+        let state = self.state.lock();
+        state.positions.get(database).copied().unwrap_or_default().wanted
     }
 
     /// A request has seen this state.
     pub fn see(&self, database: &str, position: Position) {
-        let mut positions = self.positions.lock();
-        let seen = match positions.get_mut(database) {
+        let mut state = self.state.lock();
+        let seen = match state.positions.get_mut(database) {
             Some(seen) => seen,
-            None => positions.entry(database.to_owned()).or_default(),
+            None => state.positions.entry(database.to_owned()).or_default(),
         };
         seen.wanted = seen.wanted.max(position);
         seen.touched = true;
     }
 
+    /// A write was answered before it was done.
+    pub fn queued(&self, database: &str, operation: String) {
+        self.state.lock().left.queued.push(QueuedWrite {
+            database: database.to_owned(),
+            operation,
+        });
+    }
+
+    /// The data layer could not do what was asked, for now.
+    pub fn note_unavailable(&self) {
+        self.state.lock().left.unavailable = true;
+    }
+
     /// The bookmark to answer with: all that the client has seen now. `None` when nothing was touched.
     pub fn bookmark(&self, key: &BookmarkKey) -> Option<String> {
-        let positions = self.positions.lock();
-        if !positions.values().any(|seen| seen.touched) {
+        let state = self.state.lock();
+        if !state.positions.values().any(|seen| seen.touched) {
             return None;
         }
-        let each = positions.iter().filter(|(_, seen)| seen.wanted != Position::default());
+        let each = state
+            .positions
+            .iter()
+            .filter(|(_, seen)| seen.wanted != Position::default());
         Some(
             each.map(|(database, seen)| key.sign(database, seen.wanted))
                 .collect::<Vec<_>>()
@@ -219,5 +314,27 @@ mod tests {
         assert_eq!(session.wanted("shop"), position(7));
         session.see("shop", position(9));
         assert_eq!(session.bookmark(&key), Some(key.sign("shop", position(9))));
+    }
+
+    #[test]
+    fn what_was_queued_is_told_to_whoever_was_there() {
+        let session = Arc::new(Session::default());
+        let queueing = || Brought {
+            writes: Writes::QueueWhenSlow,
+            ..Brought::default()
+        };
+        let (first, waiting, second) = (queueing(), Brought::default(), queueing());
+        session.join(&first);
+        assert!(session.may_queue());
+        session.join(&waiting);
+        assert!(!session.may_queue(), "one of them did not ask for it");
+        session.leave(&waiting);
+        session.queued("shop", "1".to_owned());
+        session.note_unavailable();
+        let told = |brought: &Brought| (brought.queued_writes().len(), brought.was_unavailable());
+        assert_eq!(told(&first), (1, true));
+        session.leave(&first);
+        session.join(&second);
+        assert_eq!((told(&first), told(&second)), ((1, true), (0, false)));
     }
 }

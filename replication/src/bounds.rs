@@ -69,3 +69,26 @@ pub(crate) const INTERACTIVE_TRANSACTION: Duration = Duration::from_secs(5);
 
 /// Transactions between two rounds of forgetting old operations.
 pub(crate) const GROUPS_PER_FORGETTING: u64 = 256;
+
+/// How long a statement for PostgreSQL waits for a connection of the pool: as [`QUEUE_WAIT`].
+pub(crate) const POSTGRES_WAIT: Duration = QUEUE_WAIT;
+
+/// Statements waiting for a connection of one pool; beyond it they are refused at once.
+pub(crate) const POSTGRES_WAITING: usize = READS_WAITING;
+
+/// How long connecting to PostgreSQL may take, with TLS and authentication, and cleaning a connection. The server is
+/// near.
+pub(crate) const POSTGRES_CONNECT: Duration = Duration::from_secs(3);
+
+/// How much longer than its limit a statement may take until the server counts as silent.
+pub(crate) const POSTGRES_GRACE: Duration = Duration::from_secs(1);
+
+/// Rows one statement for PostgreSQL may return, as for SQLite.
+pub(crate) const POSTGRES_ROWS: usize = 100_000;
+
+/// Bytes these rows may take in memory: half of what SQLite's may, since they are there several times on their way.
+pub(crate) const POSTGRES_RESULT_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long a proxy or a replica's agent waits for an answer: waiting, connecting and the longest statement, a minute,
+/// end before it.
+pub(crate) const POSTGRES_REQUEST: Duration = Duration::from_secs(70);

@@ -19,6 +19,17 @@ pub struct PageChecksums {
 }
 
 impl PageChecksums {
+    /// From what [`PageChecksums::pages`] gave.
+    pub(crate) fn of_pages(pages: Vec<u64>) -> PageChecksums {
+        let total = pages.iter().fold(0, |total, page| total ^ page);
+        PageChecksums { pages, total }
+    }
+
+    /// The checksum of each page.
+    pub(crate) fn pages(&self) -> &[u64] {
+        &self.pages
+    }
+
     pub fn total(&self) -> u64 {
         self.total
     }

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::StreamExt;
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::SqlError;
 use crate::agent::api::{Execute, WatchHello};
-use crate::agent::primary_site::blocking;
 use crate::agent::refusal::Problem;
 use crate::agent::replica_site::Executed;
 use crate::agent::{DatabaseStatus, State};
@@ -25,23 +25,49 @@ use crate::execute::Read;
 use crate::folder::Folder;
 use crate::position::Position;
 use crate::publish::now_ms;
-use crate::readers::Readers;
+use crate::replica_file::{Open, ReplicaFile};
 use crate::settings::DatabaseSettings;
 use crate::stats::Counters;
 use crate::value::{Rows, Statement};
 
-/// How long a read waits for what its client has seen before the primary is asked instead: a little more than a
-/// replica is usually behind.
-const BOOKMARK_WAIT: Duration = Duration::from_millis(100);
+/// Refusals that pass by themselves: nothing was done, and another try makes sense.
+const UNAVAILABLE: [&str; 7] = [
+    "agent_unreachable",
+    "primary_unreachable",
+    "queue_full",
+    "queue",
+    "outcome_unknown",
+    "busy",
+    "unconfirmed",
+];
 /// Pause before the agent is called again.
 const RECONNECT: Duration = Duration::from_millis(200);
 /// The agent's own limit for a write is shorter.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
-/// Above this the primary counts as slow.
-const SLOW_WRITE: Duration = Duration::from_millis(500);
+/// While writes are queued because the primary is slow, one in this time waits, to learn whether it still is.
+const PROBE: Duration = Duration::from_secs(5);
 
-/// Replicas further behind than this are said to be stale.
-pub const STALE_AFTER: Duration = Duration::from_secs(60);
+/// When the data layer counts as degraded, and how long a read waits before it is sent to the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Replicas that have been behind for longer are stale: [`Level::ReplicaLag`].
+    pub replica_lag: Duration,
+    /// A write that took longer: [`Level::PrimarySlow`].
+    pub primary_slow: Duration,
+    /// How long a read waits for what its client has seen before the primary is asked instead.
+    pub bookmark_wait: Duration,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Thresholds {
+            replica_lag: Duration::from_secs(60),
+            primary_slow: Duration::from_millis(500),
+            // A little more than a replica is usually behind.
+            bookmark_wait: Duration::from_millis(100),
+        }
+    }
+}
 
 /// How far the data layer is degraded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -59,6 +85,7 @@ pub enum Level {
 /// The agent of this machine, as the proxy sees it.
 pub struct AgentClient {
     http: reqwest::Client,
+    thresholds: Thresholds,
     databases_dir: PathBuf,
     statuses: watch::Sender<Arc<BTreeMap<String, DatabaseStatus>>>,
     connected: watch::Sender<bool>,
@@ -68,7 +95,7 @@ pub struct AgentClient {
 
 impl AgentClient {
     /// Calls the agent at `socket`, which keeps its databases in `data_dir`, from a task of the current runtime.
-    pub fn start(socket: &Path, data_dir: &Path) -> Result<Arc<AgentClient>, reqwest::Error> {
+    pub fn start(socket: &Path, data_dir: &Path, thresholds: Thresholds) -> Result<Arc<AgentClient>, reqwest::Error> {
         crate::agent::install_crypto();
         let http = reqwest::Client::builder()
             .unix_socket(socket)
@@ -76,6 +103,7 @@ impl AgentClient {
             .build()?;
         let client = Arc::new(AgentClient {
             http,
+            thresholds,
             databases_dir: data_dir.join("databases"),
             statuses: watch::Sender::default(),
             connected: watch::Sender::new(false),
@@ -113,27 +141,58 @@ impl AgentClient {
             statements,
             optimistic: false,
         };
-        let executed = self.ask(&format!("/v1/databases/{database}/execute"), &body).await?;
+        let executed: Executed = self.post(&format!("/v1/databases/{database}/execute"), &body).await?;
         Ok((executed.rows, executed.position))
+    }
+
+    /// Queues a write on this machine's disk. It is done at the primary later, or fails there: see
+    /// [`AgentClient::operation`].
+    pub async fn enqueue(&self, database: &str, operation: String, statements: Vec<Statement>) -> Result<(), SqlError> {
+        let body = Execute {
+            operation: Some(operation),
+            statements,
+            optimistic: true,
+        };
+        let queued: Result<serde_json::Value, _> = self.post(&format!("/v1/databases/{database}/execute"), &body).await;
+        queued.map(drop)
+    }
+
+    /// What became of an operation: `queued`, `done`, `failed` (with code and message) or `unknown`. What it returned is
+    /// left out.
+    pub async fn operation(&self, database: &str, id: &str) -> Result<serde_json::Value, SqlError> {
+        if !Folder::is_valid_name(database) || !id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
+            return Ok(serde_json::json!({ "operation": id, "state": "unknown" }));
+        }
+        let path = format!("http://agent/v1/databases/{database}/operations/{id}");
+        let mut state: serde_json::Value = self.send(self.http.get(path)).await?;
+        if let Some(state) = state.as_object_mut() {
+            state.remove("rows");
+        }
+        Ok(state)
     }
 
     /// Reads at the primary.
     pub async fn read(&self, database: &str, statement: &Statement) -> Result<(Rows, Position), SqlError> {
-        let mut executed = self.ask(&format!("/v1/databases/{database}/read"), statement).await?;
+        let path = format!("/v1/databases/{database}/read");
+        let mut executed: Executed = self.post(&path, statement).await?;
         Ok((executed.rows.pop().unwrap_or_default(), executed.position))
     }
 
-    async fn ask(&self, path: &str, body: &impl Serialize) -> Result<Executed, SqlError> {
+    /// A request to the agent.
+    pub(crate) fn request(&self, path: &str) -> reqwest::RequestBuilder {
+        self.http.post(format!("http://agent{path}"))
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, SqlError> {
+        self.send(self.request(path).json(body)).await
+    }
+
+    async fn send<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, SqlError> {
         let gone = |error: reqwest::Error| SqlError::Remote {
             code: "agent_unreachable".to_owned(),
             message: format!("the agent of this machine does not answer: {error}"),
         };
-        let request = self
-            .http
-            .post(format!("http://agent{path}"))
-            .timeout(REQUEST_TIMEOUT)
-            .json(body);
-        let response = request.send().await.map_err(gone)?;
+        let response = request.timeout(REQUEST_TIMEOUT).send().await.map_err(gone)?;
         if response.status().is_success() {
             return response.json().await.map_err(gone);
         }
@@ -201,24 +260,17 @@ async fn watch_agent(client: std::sync::Weak<AgentClient>) {
 pub(crate) struct ReplicaReader {
     settings: DatabaseSettings,
     agent: Arc<AgentClient>,
-    open: ArcSwapOption<Open>,
-    opening: tokio::sync::Mutex<()>,
-    last_write: ArcSwap<Option<Duration>>,
-}
-
-/// The readers of one generation's file.
-struct Open {
-    path: PathBuf,
-    readers: Readers,
+    file: ReplicaFile,
+    /// How long the last write that was waited for took, and when it ended.
+    last_write: ArcSwap<Option<(Duration, Instant)>>,
 }
 
 impl ReplicaReader {
     pub(crate) fn new(settings: DatabaseSettings, agent: Arc<AgentClient>) -> ReplicaReader {
         ReplicaReader {
+            file: ReplicaFile::new(settings.clone()),
             settings,
             agent,
-            open: ArcSwapOption::empty(),
-            opening: tokio::sync::Mutex::default(),
             last_write: ArcSwap::default(),
         }
     }
@@ -233,8 +285,11 @@ impl ReplicaReader {
         };
         let stale = status
             .behind_since_ms
-            .is_some_and(|since| now_ms() - since > STALE_AFTER.as_millis() as i64);
-        let slow = self.last_write.load().is_some_and(|took| took > SLOW_WRITE);
+            .is_some_and(|since| now_ms() - since > self.agent.thresholds.replica_lag.as_millis() as i64);
+        let slow = self
+            .last_write
+            .load()
+            .is_some_and(|(took, _)| took > self.agent.thresholds.primary_slow);
         match () {
             () if !status.primary_reachable => Level::PrimaryDown,
             () if slow => Level::PrimarySlow,
@@ -243,14 +298,34 @@ impl ReplicaReader {
         }
     }
 
+    /// What the agent says of the replica.
+    pub(crate) fn status(&self) -> Option<DatabaseStatus> {
+        self.agent.status(&self.settings.name)
+    }
+
     pub(crate) async fn query(
         &self,
         statement: Statement,
         session: &Session,
         counters: &Counters,
     ) -> Result<Rows, SqlError> {
+        let result = self.query_somewhere(statement, session, counters).await;
+        if let Err(SqlError::Remote { code, .. }) = &result
+            && UNAVAILABLE.contains(&code.as_str())
+        {
+            session.note_unavailable();
+        }
+        result
+    }
+
+    async fn query_somewhere(
+        &self,
+        statement: Statement,
+        session: &Session,
+        counters: &Counters,
+    ) -> Result<Rows, SqlError> {
         let wanted = session.wanted(&self.settings.name);
-        let local = match session.is_strong() {
+        let local = match session.is_strong() || self.is_too_stale() {
             true => None,
             false => self.local(wanted).await?,
         };
@@ -290,12 +365,18 @@ impl ReplicaReader {
 
     async fn write(&self, statement: Statement, session: &Session, counters: &Counters) -> Result<Rows, SqlError> {
         let operation = uuid::Uuid::now_v7().to_string();
+        if session.may_queue() && self.is_slow_now() {
+            let name = &self.settings.name;
+            self.agent.enqueue(name, operation.clone(), vec![statement]).await?;
+            session.queued(name, operation);
+            return Ok(Rows::default());
+        }
         let began = Instant::now();
         let executed = self
             .agent
             .execute(&self.settings.name, operation, vec![statement])
             .await;
-        self.last_write.store(Arc::new(Some(began.elapsed())));
+        self.last_write.store(Arc::new(Some((began.elapsed(), Instant::now()))));
         counters.writes.add();
         let (mut rows, position) = executed.map_err(|error| match error {
             // One statement is not a batch to whoever sent it.
@@ -312,6 +393,28 @@ impl ReplicaReader {
         Ok(rows.pop().unwrap_or_default())
     }
 
+    /// Whether the last write was slow and has told so a moment ago.
+    fn is_slow_now(&self) -> bool {
+        let slow = self.agent.thresholds.primary_slow;
+        self.last_write
+            .load()
+            .is_some_and(|(took, ended)| took > slow && ended.elapsed() < PROBE)
+    }
+
+    /// Whether the replica is further behind than the database's `max_staleness` allows.
+    fn is_too_stale(&self) -> bool {
+        let Some(allowed) = self.settings.max_staleness else {
+            return false;
+        };
+        let status = self.status().filter(|_| self.agent.is_connected());
+        let Some(status) = status.filter(|status| status.primary_reachable) else {
+            // Nobody can say how far behind it is.
+            return true;
+        };
+        let behind = status.behind_since_ms.map_or(0, |since| now_ms() - since);
+        behind > allowed.as_millis() as i64
+    }
+
     /// Readers of a file that has `wanted`, if there is one soon.
     async fn local(&self, wanted: Position) -> Result<Option<Arc<Open>>, SqlError> {
         if self.agent.is_connected() && wanted != Position::default() {
@@ -320,7 +423,10 @@ impl ReplicaReader {
                 let status = statuses.get(&self.settings.name);
                 status.is_some_and(|status| status.head.position >= wanted)
             });
-            if tokio::time::timeout(BOOKMARK_WAIT, reached).await.is_err() {
+            if tokio::time::timeout(self.agent.thresholds.bookmark_wait, reached)
+                .await
+                .is_err()
+            {
                 return Ok(None);
             }
         }
@@ -330,30 +436,8 @@ impl ReplicaReader {
             None => Folder::of(&self.agent.databases_dir, &self.settings.name).current(),
         };
         match path {
-            Some(path) => self.open(path).await.map(Some),
+            Some(path) => self.file.open(path).await.map(Some),
             None => Ok(None),
         }
-    }
-
-    async fn open(&self, path: PathBuf) -> Result<Arc<Open>, SqlError> {
-        let current = || self.open.load_full().filter(|open| open.path == path);
-        if let Some(open) = current() {
-            return Ok(open);
-        }
-        let _turn = self.opening.lock().await;
-        if let Some(open) = current() {
-            return Ok(open);
-        }
-        let settings = DatabaseSettings {
-            path: path.clone(),
-            ..self.settings.clone()
-        };
-        let opened = blocking(move || Readers::open(&settings)).await;
-        let (readers, _threads) = opened.map_err(|error| SqlError::Io {
-            message: error.to_string(),
-        })?;
-        let open = Arc::new(Open { path, readers });
-        self.open.store(Some(Arc::clone(&open)));
-        Ok(open)
     }
 }

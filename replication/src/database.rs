@@ -2,14 +2,17 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{oneshot, watch};
 
+use crate::agent::DatabaseStatus;
 use crate::bookmark::Session;
 use crate::bounds;
 use crate::client::{AgentClient, Level, ReplicaReader};
 use crate::connection::Connection;
-use crate::error::{OpenError, SqlError};
+use crate::describe::Description;
+use crate::error::{MigrationError, OpenError, SqlError};
 use crate::execute::Read;
 use crate::linked;
 use crate::log::Head;
@@ -18,10 +21,11 @@ use crate::operations;
 use crate::position::Position;
 use crate::publish::{Publication, Publisher};
 use crate::readers::Readers;
+use crate::savepoint::Savepoint;
 use crate::settings::DatabaseSettings;
 use crate::stats::{Counters, DatabaseStats};
 use crate::value::{Rows, Statement, Value};
-use crate::writer::{self, Committed, Step, Task, Writer};
+use crate::writer::{self, Committed, Migrate, Order, Step, Steps, Task, Writer};
 
 /// An open database. The threads end when it is dropped, after what they have begun.
 pub struct Database {
@@ -34,7 +38,7 @@ pub struct Database {
 enum Place {
     Here(Here),
     /// At the primary; this machine has a replica.
-    Elsewhere(ReplicaReader),
+    Elsewhere(Box<ReplicaReader>),
 }
 
 struct Here {
@@ -95,7 +99,7 @@ impl Database {
     pub fn of_agent(mut settings: DatabaseSettings, agent: Arc<AgentClient>) -> Arc<Database> {
         settings.replicated = true;
         Arc::new(Database {
-            place: Place::Elsewhere(ReplicaReader::new(settings.clone(), agent)),
+            place: Place::Elsewhere(Box::new(ReplicaReader::new(settings.clone(), agent))),
             settings,
             counters: Arc::default(),
         })
@@ -126,22 +130,62 @@ impl Database {
         }
     }
 
+    /// What the agent says of the replica; `None` when the writer is here, or the agent was never heard.
+    pub fn replica_status(&self) -> Option<DatabaseStatus> {
+        match &self.place {
+            Place::Here(_) => None,
+            Place::Elsewhere(replica) => replica.status(),
+        }
+    }
+
     /// Runs the statements in order in one transaction on the writer: all of them, or none.
     pub async fn batch(&self, statements: Vec<Statement>) -> Result<Vec<Rows>, SqlError> {
+        Ok(self.commit(statements).await?.rows)
+    }
+
+    /// Like [`Database::batch`], and says where the batch is in the database's history.
+    pub async fn commit(&self, statements: Vec<Statement>) -> Result<Committed, SqlError> {
         check_batch(&statements)?;
-        let committed = self.write(Task::Batch(statements), None).await;
-        self.noted(committed.map(|committed| committed.rows))
+        self.noted(self.write(Task::Batch(statements), None).await)
     }
 
     /// Runs the statements in one transaction on the writer, once for each `operation`: asked again with the same id, it
     /// answers what it answered.
     pub async fn execute(&self, statements: Vec<Statement>, operation: String) -> Result<Committed, SqlError> {
-        if operation.is_empty() || operation.len() > operations::ID_BYTES {
-            let message = format!("an operation id has 1 to {} bytes", operations::ID_BYTES);
-            return Err(SqlError::TooLarge { message });
-        }
-        check_batch(&statements)?;
+        check_operation(&statements, &operation)?;
         self.noted(self.write(Task::Batch(statements), Some(operation)).await)
+    }
+
+    /// Like [`Database::execute`] for each of them, in their order: none is done after one that was not done and may yet be.
+    pub async fn execute_in_order(
+        &self,
+        operations: impl IntoIterator<Item = (Vec<Statement>, String)>,
+    ) -> Vec<Result<Committed, SqlError>> {
+        let order = Order::default();
+        let mut answers = Vec::new();
+        for (statements, operation) in operations {
+            answers.push(self.submit_in_order(statements, operation, &order).await);
+        }
+        let answers = answers.into_iter().map(async |submitted| match submitted {
+            Ok(answer) => answer.await.map_err(|_| SqlError::Closed)?,
+            Err(error) => Err(error),
+        });
+        let answers = futures::future::join_all(answers).await;
+        answers.into_iter().map(|answer| self.noted(answer)).collect()
+    }
+
+    async fn submit_in_order(
+        &self,
+        statements: Vec<Statement>,
+        operation: String,
+        order: &Order,
+    ) -> Result<oneshot::Receiver<Result<Committed, SqlError>>, SqlError> {
+        check_operation(&statements, &operation)?;
+        self.check_sound()?;
+        let writer = &self.here()?.writer;
+        writer
+            .submit(Task::Batch(statements), Some(operation), order.clone())
+            .await
     }
 
     /// Runs one statement that only reads, and says which state it read; `None` in place of rows when it may write.
@@ -159,9 +203,48 @@ impl Database {
 
     /// Begins a transaction whose statements come one after another; it holds the writer, for a few seconds at most.
     pub async fn begin(&self) -> Result<Interactive, SqlError> {
-        let (steps, receiver) = std::sync::mpsc::channel();
+        self.begin_with(true).await
+    }
+
+    /// Like [`Database::begin`], with foreign keys enforced or not.
+    pub async fn begin_with(&self, foreign_keys: bool) -> Result<Interactive, SqlError> {
+        let (steps, ended, receiver) = Steps::channel(foreign_keys);
         self.write(Task::Interactive(receiver), None).await?;
-        Ok(Interactive { steps })
+        Ok(Interactive { steps, ended })
+    }
+
+    /// Returns when a state that was read may be told of: at a primary, when it is in the log.
+    pub(crate) async fn confirm(&self, position: Position) -> Result<(), SqlError> {
+        self.here()?.wait_until_durable(position).await
+    }
+
+    /// Applies the migrations that are new, in order, each in a transaction of its own; with `dry_run`, all of them in one
+    /// that is undone. Returns their files.
+    pub async fn migrate(&self, files: migrate::Files, dry_run: bool) -> Result<Vec<String>, MigrationError> {
+        let gone = |source| MigrationError::Failed {
+            file: "the first".to_owned(),
+            source,
+        };
+        let (report, outcome) = oneshot::channel();
+        let task = Task::Migrate(Migrate { files, dry_run, report });
+        // The report says all there is.
+        let _answer = self
+            .here()
+            .map_err(gone)?
+            .writer
+            .submit(task, None, Order::default())
+            .await
+            .map_err(gone)?;
+        outcome.await.map_err(|_| gone(SqlError::Closed))?
+    }
+
+    /// Finishes what was asked before, moves everything into the file and ends the writer, also while others hold the
+    /// database: they hear that it is closed, and their reads see what was there last.
+    pub async fn close(&self) {
+        if let Ok(here) = self.here() {
+            // A full queue is being worked on; any other error says that it is closed already.
+            while let Err(SqlError::Busy { .. }) = here.writer.write(Task::Close, None).await {}
+        }
     }
 
     /// The newest state that is in the log; `None` when the database is not published.
@@ -221,12 +304,17 @@ impl Database {
     }
 
     async fn write(&self, task: Task, operation: Option<String>) -> Result<Committed, SqlError> {
+        self.check_sound()?;
+        self.here()?.writer.write(task, operation).await
+    }
+
+    fn check_sound(&self) -> Result<(), SqlError> {
         if self.counters.damaged() {
             return Err(SqlError::Corrupt {
                 message: "damage was found earlier, writes are refused".to_owned(),
             });
         }
-        self.here()?.writer.write(task, operation).await
+        Ok(())
     }
 
     fn noted<T>(&self, result: Result<T, SqlError>) -> Result<T, SqlError> {
@@ -254,12 +342,27 @@ impl Here {
 #[derive(Debug)]
 pub struct Interactive {
     steps: std::sync::mpsc::Sender<Step>,
+    ended: Arc<AtomicBool>,
 }
 
 impl Interactive {
     /// Runs one statement in the transaction. After an error it is still open, unless it has ended by itself.
     pub async fn run(&self, statement: Statement) -> Result<Rows, SqlError> {
         self.ask(|reply| Step::Run(statement, reply)).await
+    }
+
+    /// What a statement would be here.
+    pub async fn describe(&self, sql: String) -> Result<Description, SqlError> {
+        self.ask(|reply| Step::Describe(sql, reply)).await
+    }
+
+    pub async fn savepoint(&self, savepoint: Savepoint) -> Result<(), SqlError> {
+        self.ask(|reply| Step::Savepoint(savepoint, reply)).await
+    }
+
+    /// Whether it can still be committed: it was not open for too long, and no statement has rolled it back.
+    pub fn is_open(&self) -> bool {
+        !self.ended.load(Ordering::Acquire)
     }
 
     pub async fn commit(self) -> Result<Committed, SqlError> {
@@ -274,6 +377,14 @@ impl Interactive {
         self.steps.send(step(reply)).map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
+}
+
+fn check_operation(statements: &[Statement], operation: &str) -> Result<(), SqlError> {
+    if operation.is_empty() || operation.len() > operations::ID_BYTES {
+        let message = format!("an operation id has 1 to {} bytes", operations::ID_BYTES);
+        return Err(SqlError::TooLarge { message });
+    }
+    check_batch(statements)
 }
 
 fn check_batch(statements: &[Statement]) -> Result<(), SqlError> {

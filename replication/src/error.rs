@@ -22,6 +22,8 @@ pub enum SqlError {
     Refused(Refusal),
     #[error("the statement has {expected} parameters, {given} values were given")]
     Parameters { expected: usize, given: usize },
+    #[error("no value was given for the parameter {name}")]
+    Parameter { name: String },
     #[error("column {column} holds text that is not UTF-8; select CAST({column} AS BLOB)")]
     NotUtf8 { column: String },
     #[error("the statement did not finish within {limit:?}")]
@@ -135,7 +137,7 @@ impl SqlError {
             SqlError::Sql { .. } => "sql",
             SqlError::Constraint { .. } => "constraint",
             SqlError::Refused(_) => "refused",
-            SqlError::Parameters { .. } => "parameters",
+            SqlError::Parameters { .. } | SqlError::Parameter { .. } => "parameters",
             SqlError::NotUtf8 { .. } => "not_utf8",
             SqlError::Timeout { .. } => "timeout",
             SqlError::Cancelled => "cancelled",
@@ -157,6 +159,7 @@ impl SqlError {
             | SqlError::Constraint { .. }
             | SqlError::Refused(_)
             | SqlError::Parameters { .. }
+            | SqlError::Parameter { .. }
             | SqlError::NotUtf8 { .. }
             | SqlError::Timeout { .. }
             | SqlError::TooLarge { .. } => true,

@@ -39,7 +39,7 @@ pub(crate) fn read(connection: &Connection, statement: &Statement, bounds: Resul
         if !prepared.readonly() && prepared.is_explain() == 0 {
             return Ok(Read::NeedsWriter);
         }
-        step(&mut prepared, &statement.params, bounds).map(Read::Rows)
+        step(&mut prepared, statement, bounds).map(Read::Rows)
     })
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn write(connection: &Connection, statement: &Statement, bounds: Resu
     connection.theirs(Author::Application, |raw| {
         let mut prepared = connection.prepare(Author::Application, &statement.sql)?;
         let total_before = raw.total_changes();
-        let mut rows = step(&mut prepared, &statement.params, bounds)?;
+        let mut rows = step(&mut prepared, statement, bounds)?;
         // `changes` keeps the count of an earlier statement when this one is not an INSERT, UPDATE or DELETE.
         if raw.total_changes() != total_before {
             rows.changes = raw.changes();
@@ -58,13 +58,20 @@ pub(crate) fn write(connection: &Connection, statement: &Statement, bounds: Resu
     })
 }
 
-fn step(prepared: &mut rusqlite::Statement<'_>, params: &[Value], bounds: ResultBounds) -> Result<Rows, SqlError> {
-    let columns: Vec<String> = prepared.column_names().map(str::to_owned).collect();
+fn step(prepared: &mut rusqlite::Statement<'_>, statement: &Statement, bounds: ResultBounds) -> Result<Rows, SqlError> {
+    let (columns, decltypes): (Vec<String>, Vec<Option<String>>) = prepared
+        .columns()
+        .map(|column| (column.name().to_owned(), column.decl_type().map(str::to_owned)))
+        .unzip();
     let mut size_bytes = 0;
     let mut collected = Vec::new();
-    let mut rows = prepared
-        .query(rusqlite::params_from_iter(params))
-        .map_err(SqlError::from_sqlite)?;
+    let mut rows = if statement.named.is_empty() {
+        let params = rusqlite::params_from_iter(&statement.params);
+        prepared.query(params).map_err(SqlError::from_sqlite)?
+    } else {
+        bind(prepared, statement)?;
+        prepared.raw_query()
+    };
     while let Some(row) = rows.next().map_err(SqlError::from_sqlite)? {
         if collected.len() == bounds.rows {
             return Err(too_large(format!("the result has more than {} rows", bounds.rows)));
@@ -84,10 +91,41 @@ fn step(prepared: &mut rusqlite::Statement<'_>, params: &[Value], bounds: Result
     drop(rows);
     Ok(Rows {
         columns,
+        decltypes,
         rows: collected,
         changes: 0,
         last_insert_rowid: 0,
     })
+}
+
+/// Binds every parameter: by its number when there are so many values, else by its name.
+fn bind(prepared: &mut rusqlite::Statement<'_>, statement: &Statement) -> Result<(), SqlError> {
+    let expected = prepared.parameter_count();
+    let given = statement.params.len();
+    if given > expected {
+        return Err(SqlError::Parameters { expected, given });
+    }
+    for number in 1..=expected {
+        let name = prepared.parameter_name(number).unwrap_or_default().to_owned();
+        let value = match statement.params.get(number - 1) {
+            Some(value) => value,
+            None => find(&statement.named, &name).ok_or_else(|| match name.is_empty() {
+                true => SqlError::Parameters { expected, given },
+                false => SqlError::Parameter { name: name.clone() },
+            })?,
+        };
+        prepared
+            .raw_bind_parameter(number, value)
+            .map_err(SqlError::from_sqlite)?;
+    }
+    Ok(())
+}
+
+/// The value for the parameter SQLite calls `name`, which begins with its sign.
+fn find<'a>(named: &'a [(String, Value)], name: &str) -> Option<&'a Value> {
+    let bare = name.get(1..)?;
+    let found = named.iter().find(|(given, _)| given == name || given == bare);
+    found.map(|(_, value)| value)
 }
 
 fn heap_bytes(value: &ValueRef<'_>) -> usize {

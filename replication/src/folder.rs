@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// Names the current file.
 const CURRENT: &str = "current";
+/// Becomes it.
+const NEXT: &str = "current.new";
 
 #[derive(Debug, Clone)]
 pub struct Folder {
@@ -46,6 +48,22 @@ impl Folder {
         Ok(names)
     }
 
+    /// [`Folder::tidy`] for every database below `root`.
+    pub fn tidy_all(root: &Path) -> io::Result<()> {
+        let entries = match fs::read_dir(root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if Folder::is_valid_name(&name) && entry.file_type()?.is_dir() {
+                Folder::of(root, &name).tidy()?;
+            }
+        }
+        Ok(())
+    }
+
     /// The current file, if there is one.
     pub fn current(&self) -> Option<PathBuf> {
         let name = fs::read_to_string(self.path.join(CURRENT)).ok()?;
@@ -69,13 +87,36 @@ impl Folder {
 
     /// Makes `file` the current one, durably, and removes the others.
     pub fn switch_to(&self, file: &Path) -> io::Result<()> {
+        self.prepare_switch(file)?;
+        self.finish_switch(file)
+    }
+
+    /// Does of [`Folder::switch_to`] what needs room on the disk.
+    pub fn prepare_switch(&self, file: &Path) -> io::Result<()> {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = self.path.join("current.new");
-        let mut pointer = File::create(&temporary)?;
+        let mut pointer = File::create(self.path.join(NEXT))?;
         pointer.write_all(name.as_bytes())?;
-        pointer.sync_all()?;
-        fs::rename(&temporary, self.path.join(CURRENT))?;
+        pointer.sync_all()
+    }
+
+    /// Does the rest.
+    pub fn finish_switch(&self, file: &Path) -> io::Result<()> {
+        fs::rename(self.path.join(NEXT), self.path.join(CURRENT))?;
         File::open(&self.path)?.sync_all()?;
+        self.remove_others(file)
+    }
+
+    /// Removes what a process that was killed has left: files that never became current, or a folder without any.
+    pub fn tidy(&self) -> io::Result<()> {
+        match self.current() {
+            Some(current) => self.remove_others(&current),
+            None if self.path.join(CURRENT).exists() => Ok(()),
+            None => self.remove(),
+        }
+    }
+
+    fn remove_others(&self, file: &Path) -> io::Result<()> {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
         for entry in fs::read_dir(&self.path)? {
             let path = entry?.path();
             let other = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -87,9 +128,27 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes the folder and everything in it.
+    /// Removes the folder and everything in it, if it is there.
     pub fn remove(&self) -> io::Result<()> {
-        fs::remove_dir_all(&self.path)
+        match fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Moves the folder, durably, and says whether there was one.
+    pub fn move_to(&self, to: &Folder) -> io::Result<bool> {
+        if let Some(parent) = to.path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        match fs::rename(&self.path, &to.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other?,
+        }
+        for parent in [self.path.parent(), to.path.parent()].into_iter().flatten() {
+            File::open(parent)?.sync_all()?;
+        }
+        Ok(true)
     }
 }
 
@@ -112,6 +171,16 @@ mod tests {
             assert_eq!(fs::read_dir(root.path().join("shop")).unwrap().count(), 3);
         }
         assert_eq!(Folder::names(root.path()).unwrap(), ["shop"]);
+        // What a killed process leaves: a file that never became current, a folder that never had one.
+        fs::write(folder.next().unwrap(), "half").unwrap();
+        fs::write(Folder::of(root.path(), "half").next().unwrap(), "half").unwrap();
+        Folder::tidy_all(root.path()).unwrap();
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(root.path().join("shop")).unwrap().count(), 3);
+        let aside = Folder::of(&root.path().join("aside"), "shop");
+        assert!(folder.move_to(&aside).unwrap());
+        assert!(folder.current().is_none() && aside.current().is_some());
+        assert!(!folder.move_to(&aside).unwrap());
     }
 
     #[test]

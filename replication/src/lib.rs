@@ -24,13 +24,19 @@ mod writer;
 
 mod execute;
 
+mod describe;
+
+mod savepoint;
+
+mod read_transaction;
+
 mod guard;
 
 mod deadline;
 
 mod connection;
 
-mod migrate;
+pub mod migrate;
 
 mod bounds;
 
@@ -46,6 +52,8 @@ pub mod ltx;
 
 pub mod checksum;
 
+mod sums;
+
 mod wal;
 
 pub mod log;
@@ -58,9 +66,13 @@ mod operations;
 
 pub mod folder;
 
+mod recorded;
+
 pub mod replica;
 
 pub mod snapshot;
+
+pub mod store;
 
 pub mod queue;
 
@@ -72,12 +84,26 @@ pub mod agent;
 
 pub mod client;
 
+pub mod dump;
+
+pub mod offline;
+
+pub mod postgres;
+mod replica_file;
+pub mod script;
+
+mod hrana;
+
 mod encoding;
 
+mod plant;
+
 pub use database::{Database, Interactive};
+pub use describe::{DescribedColumn, Description};
 pub use error::{MigrationError, OpenError, PublishError, SqlError};
 pub use guard::Refusal;
 pub use publish::Publication;
+pub use savepoint::Savepoint;
 pub use settings::DatabaseSettings;
 pub use stats::DatabaseStats;
 pub use value::{Rows, Statement, Value};

@@ -76,6 +76,11 @@ impl Header {
         self.min_txid == Txid(1)
     }
 
+    /// Of a file held whole; `None` when it does not begin like one.
+    pub(crate) fn of(file: &[u8]) -> Option<Header> {
+        Header::parse(file.first_chunk()?).ok()
+    }
+
     fn to_bytes(self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[0..4].copy_from_slice(MAGIC);

@@ -1,4 +1,5 @@
-//! Migrations: `NNNN_name.sql` files, applied in order at open, each in a transaction with its own record.
+//! Migrations: `NNNN_name.sql` files, applied in order at open or when they are sent, each in a transaction with its own
+//! record.
 //!
 //! The record holds the file's checksum. A file that was applied is history: changed or missing, it stops the open.
 
@@ -11,7 +12,11 @@ use crate::connection::Connection;
 use crate::error::{MigrationError, SqlError};
 use crate::guard::Author;
 
-struct Migration {
+/// The migrations of one database, by number.
+pub type Files = BTreeMap<u32, Migration>;
+
+#[derive(Debug, Clone)]
+pub struct Migration {
     number: u32,
     file: String,
     sql: String,
@@ -29,12 +34,67 @@ pub(crate) fn apply(connection: &Connection, directory: Option<&Path>) -> Result
     make_record(connection)?;
     let Some(directory) = directory else { return Ok(()) };
     let files = read_files(directory)?;
-    let applied = read_record(connection)?;
-    for migration in pending(&files, &applied)? {
-        run(connection, migration)?;
+    for migration in new_of(connection, &files)? {
+        in_transaction(connection, "COMMIT", || run(connection, migration)).map_err(|error| error.of(migration))?;
         tracing::info!(file = migration.file, "migration applied");
     }
     Ok(())
+}
+
+/// Those of `files` that were not applied yet, in order.
+pub(crate) fn new_of<'a>(connection: &Connection, files: &'a Files) -> Result<Vec<&'a Migration>, MigrationError> {
+    pending(files, &read_record(connection)?)
+}
+
+/// Applies what is new and undoes it: says what would be applied, or what would fail.
+pub(crate) fn rehearse(connection: &Connection, files: &Files) -> Result<Vec<String>, MigrationError> {
+    let new = new_of(connection, files)?;
+    let Some(first) = new.first() else {
+        return Ok(Vec::new());
+    };
+    let all = || new.iter().try_for_each(|migration| run(connection, migration));
+    in_transaction(connection, "ROLLBACK", all).map_err(|error| error.of(first))?;
+    Ok(new.iter().map(|migration| migration.file.clone()).collect())
+}
+
+/// A failure of the transaction itself, or of a migration in it.
+enum InTransaction {
+    Control(SqlError),
+    Migration(MigrationError),
+}
+
+impl InTransaction {
+    fn of(self, migration: &Migration) -> MigrationError {
+        match self {
+            InTransaction::Migration(error) => error,
+            InTransaction::Control(source) => MigrationError::Failed {
+                file: migration.file.clone(),
+                source,
+            },
+        }
+    }
+}
+
+fn in_transaction(
+    connection: &Connection,
+    end: &str,
+    work: impl FnOnce() -> Result<(), MigrationError>,
+) -> Result<(), InTransaction> {
+    let control = |sql: &str| {
+        let done = connection.ours(|raw| raw.execute_batch(sql));
+        done.map_err(|error| InTransaction::Control(SqlError::from_sqlite(error)))
+    };
+    let all = || {
+        control("BEGIN IMMEDIATE")?;
+        work().map_err(InTransaction::Migration)?;
+        control(end)
+    };
+    all().inspect_err(|_| {
+        if connection.in_transaction() {
+            // At open the connection is closed next, which undoes it as well.
+            let _ = control("ROLLBACK");
+        }
+    })
 }
 
 /// The files that were not applied yet, if the others are as they were when they were.
@@ -69,31 +129,17 @@ fn pending<'a>(
     .collect()
 }
 
-fn run(connection: &Connection, migration: &Migration) -> Result<(), MigrationError> {
+/// Runs and records a migration in the open transaction.
+pub(crate) fn run(connection: &Connection, migration: &Migration) -> Result<(), MigrationError> {
     let failed = |source| MigrationError::Failed {
         file: migration.file.clone(),
         source,
     };
-    let control = |sql| {
-        connection
-            .ours(|raw| raw.execute_batch(sql))
-            .map_err(SqlError::from_sqlite)
-    };
-    let all = || {
-        control("BEGIN IMMEDIATE")?;
-        connection.theirs(Author::Migration, |raw| {
-            raw.execute_batch(&migration.sql).map_err(SqlError::from_sqlite)
-        })?;
-        record(connection, migration).map_err(SqlError::from_sqlite)?;
-        control("COMMIT")
-    };
-    all().map_err(|error| {
-        if connection.in_transaction() {
-            // The connection is closed next, which undoes it as well.
-            let _ = control("ROLLBACK");
-        }
-        failed(error)
-    })
+    let ran = connection.theirs(Author::Migration, |raw| {
+        raw.execute_batch(&migration.sql).map_err(SqlError::from_sqlite)
+    });
+    ran.map_err(failed)?;
+    record(connection, migration).map_err(|error| failed(SqlError::from_sqlite(error)))
 }
 
 fn make_record(connection: &Connection) -> Result<(), MigrationError> {
@@ -139,19 +185,28 @@ fn read_record(connection: &Connection) -> Result<BTreeMap<u32, Applied>, Migrat
         .map_err(|source| MigrationError::Record { source })
 }
 
-fn read_files(directory: &Path) -> Result<BTreeMap<u32, Migration>, MigrationError> {
+/// Reads the `.sql` files of a directory.
+pub fn read_files(directory: &Path) -> Result<Files, MigrationError> {
     let unreadable = |source| MigrationError::Directory {
         directory: directory.to_owned(),
         source,
     };
-    let mut migrations: BTreeMap<u32, Migration> = BTreeMap::new();
+    let mut migrations = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         if path.extension().is_none_or(|extension| extension != "sql") {
             continue;
         }
-        let migration = read_file(path)?;
-        if let Some(other) = migrations.get(&migration.number) {
+        migrations.push(read_file(path)?);
+    }
+    by_number(migrations)
+}
+
+/// Orders migrations; no two may have the same number.
+pub fn by_number(migrations: impl IntoIterator<Item = Migration>) -> Result<Files, MigrationError> {
+    let mut files = Files::new();
+    for migration in migrations {
+        if let Some(other) = files.get(&migration.number) {
             let (first, second) = if other.file < migration.file {
                 (other.file.clone(), migration.file)
             } else {
@@ -159,22 +214,39 @@ fn read_files(directory: &Path) -> Result<BTreeMap<u32, Migration>, MigrationErr
             };
             return Err(MigrationError::SameNumber { first, second });
         }
-        migrations.insert(migration.number, migration);
+        files.insert(migration.number, migration);
     }
-    Ok(migrations)
+    Ok(files)
 }
 
 fn read_file(path: PathBuf) -> Result<Migration, MigrationError> {
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let number = number_of(&file).ok_or_else(|| MigrationError::Name { file: file.clone() })?;
+    // Before the text: a file that cannot be one is not read.
+    number_of(&file).ok_or_else(|| MigrationError::Name { file: file.clone() })?;
     let sql = std::fs::read_to_string(&path).map_err(|source| MigrationError::File { file: path, source })?;
-    let checksum = Sha256::digest(&sql).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Migration {
-        number,
-        file,
-        sql,
-        checksum,
-    })
+    Migration::new(file, sql)
+}
+
+impl Migration {
+    /// The migration in a file of this name and text.
+    pub fn new(file: String, sql: String) -> Result<Migration, MigrationError> {
+        let number = number_of(&file).ok_or_else(|| MigrationError::Name { file: file.clone() })?;
+        let checksum = Sha256::digest(&sql).iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Migration {
+            number,
+            file,
+            sql,
+            checksum,
+        })
+    }
+
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    pub fn sql(&self) -> &str {
+        &self.sql
+    }
 }
 
 /// `0042_add_index.sql` is 42: four digits or more, an underscore, a name.

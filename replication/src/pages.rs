@@ -9,6 +9,7 @@ use crate::checksum::PageChecksums;
 use crate::connection::Connection;
 use crate::log::Head;
 use crate::ltx::{self, TransactionFile};
+use crate::plant::{Plant, is_planted};
 use crate::position::{Epoch, Lineage, Position, Txid};
 use crate::publish::FIRST;
 
@@ -31,6 +32,12 @@ const TABLES: &str = "
 
 /// Reads where a database stands, in the snapshot of the transaction it runs in.
 pub(crate) const READ_POSITION: &str = "SELECT lineage, epoch, txid FROM _selvedge_position";
+
+/// Copies a whole database, as it is now, to a file that does not exist.
+pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) -> rusqlite::Result<()> {
+    let source = rusqlite::Connection::open_with_flags(from, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    source.execute("VACUUM INTO ?1", [to.to_string_lossy()]).map(drop)
+}
 
 /// Makes the tables, and a position for a database that has none.
 pub(crate) fn create_tables(connection: &Connection, epoch: Epoch) -> rusqlite::Result<()> {
@@ -154,10 +161,16 @@ fn write_pages(
     raw.execute_batch("BEGIN IMMEDIATE")?;
     let mut insert = raw.prepare_cached("INSERT INTO sqlite_dbpage (pgno, data, schema) VALUES (?1, ?2, ?3)")?;
     // Page 1 last: once it is written, SQLite reads the schema anew, and all of it must be there.
-    let first = images.remove(&1);
+    let mut first = images.remove(&1);
     let before: Option<u32> = raw
         .query_row(&format!("PRAGMA {schema}.page_count"), [], |row| row.get(0))
         .optional()?;
+    if is_planted(Plant::PageOneFirst)
+        && let Some(page) = first.take()
+    {
+        insert.execute((1, page, schema))?;
+        raw.execute_batch("COMMIT; BEGIN IMMEDIATE")?;
+    }
     for (number, page) in images {
         insert.execute((number, page, schema))?;
     }

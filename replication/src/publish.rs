@@ -5,6 +5,7 @@
 //! The log's fsync is what makes the commit durable; the database file may lag behind it and is brought forward from the
 //! log at open. What was committed but not logged when the process ended was never acknowledged; it is logged at open.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,6 +20,7 @@ use crate::log::{Head, Known, Log, LogError};
 use crate::ltx::{self, Header, Provenance};
 use crate::pages;
 use crate::position::{Epoch, Lineage, Position, Txid};
+use crate::sums;
 use crate::wal::{Changes, WalReader};
 
 /// Bytes read from the log at once when the database is brought forward.
@@ -35,6 +37,7 @@ pub struct Publication {
 pub(crate) struct Publisher {
     publication: Publication,
     database: String,
+    path: PathBuf,
     wal: WalReader,
     checksums: PageChecksums,
     /// The newest state in the log.
@@ -65,6 +68,7 @@ impl Publisher {
             head: pages::head(connection, &PageChecksums::default())?,
             publication,
             database: database.to_owned(),
+            path: path.to_owned(),
             wal: WalReader::of(path),
             checksums: PageChecksums::default(),
             changes: None,
@@ -123,16 +127,28 @@ impl Publisher {
         }
     }
 
+    /// The database is about to be closed and is completely in its file.
+    pub(crate) fn keep_checksums(&self) {
+        if let Err(error) = sums::save(&self.path, &self.head, &self.checksums) {
+            tracing::debug!(%error, database = self.database, "checksums could not be kept; the next open reads the file");
+        }
+    }
+
     pub(crate) fn has_pending(&self) -> bool {
         self.pending.is_some()
     }
 
     fn agree(&mut self, connection: &Connection) -> Result<(), PublishError> {
-        self.checksums = pages::checksums(connection)?;
+        let log = Arc::clone(&self.publication.log);
+        let logged = log.head(&self.database);
+        let kept = logged.and_then(|head| sums::load(&self.path, &head));
+        self.checksums = match kept {
+            Some(kept) => kept,
+            None => pages::checksums(connection)?,
+        };
         self.collect()?;
         let here = pages::head(connection, &self.checksums)?;
-        let log = Arc::clone(&self.publication.log);
-        let Some(logged) = log.head(&self.database).filter(|head| head.lineage == here.lineage) else {
+        let Some(logged) = logged.filter(|head| head.lineage == here.lineage) else {
             return self.begin(here);
         };
         self.head = logged;
@@ -171,7 +187,9 @@ impl Publisher {
         }
     }
 
+    /// The log has only what follows this state, so the file must not lose it: the file is not synced with every commit.
     fn begin(&mut self, head: Head) -> Result<(), PublishError> {
+        self.wal.sync().map_err(PublishError::Wal)?;
         self.changes = None;
         self.publication.log.begin(&self.database, head)?;
         self.head = head;

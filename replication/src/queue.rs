@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::plant::{Plant, is_planted};
 use crate::publish::now_ms;
 use crate::value::Statement;
 
@@ -97,10 +98,7 @@ pub struct Queue {
 impl Queue {
     /// Opens or creates the file, and returns what it holds, oldest first. Blocks.
     pub fn open(path: &Path, bounds: QueueBounds) -> Result<(Queue, Vec<Queued>, JoinHandle<()>), QueueOpenError> {
-        let connection = Connection::open(path)?;
-        connection.pragma_update(None, "journal_mode", "wal")?;
-        connection.pragma_update(None, "synchronous", "full")?;
-        connection.execute_batch(SCHEMA)?;
+        let connection = open_file(path)?;
         let held = read_all(&connection)?;
         let mut depth = QueueDepth::default();
         for queued in &held {
@@ -111,6 +109,7 @@ impl Queue {
         let thread = Thread {
             connection,
             bounds,
+            unremoved: Vec::new(),
             depth: sender,
         };
         let thread = std::thread::Builder::new()
@@ -167,74 +166,96 @@ impl Queue {
 struct Thread {
     connection: Connection,
     bounds: QueueBounds,
+    /// Done, but the disk did not take it: removed with the next group.
+    unremoved: Vec<i64>,
     depth: tokio::sync::watch::Sender<QueueDepth>,
 }
 
+/// An answer that waits for the commit.
+enum Reply {
+    Put(oneshot::Sender<Result<Queued, QueueError>>, Result<Queued, QueueError>),
+    Found(oneshot::Sender<bool>, bool),
+}
+
+impl Reply {
+    /// Refused when whoever asked has gone; the operation stays.
+    fn send(self, outcome: &rusqlite::Result<()>) {
+        match (self, outcome) {
+            (Reply::Put(reply, answer), Ok(())) => drop(reply.send(answer)),
+            (Reply::Put(reply, _), Err(error)) => {
+                let message = error.to_string();
+                drop(reply.send(Err(QueueError::Disk { message })));
+            }
+            (Reply::Found(reply, found), _) => drop(reply.send(found)),
+        }
+    }
+}
+
 impl Thread {
-    fn serve(self, mut commands: mpsc::Receiver<Command>) {
+    fn serve(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut group = Vec::new();
         while commands.blocking_recv_many(&mut group, GROUP) > 0 {
             self.run(std::mem::take(&mut group));
         }
     }
 
-    fn run(&self, group: Vec<Command>) {
+    fn run(&mut self, group: Vec<Command>) {
         let mut depth = *self.depth.borrow();
         let mut replies = Vec::new();
         let outcome = self.transact(group, &mut depth, &mut replies);
         if outcome.is_ok() {
+            self.unremoved.clear();
             self.depth.send_replace(depth);
         } else if !self.connection.is_autocommit() {
             // Closing the connection undoes it as well.
             let _ = self.connection.execute_batch("ROLLBACK");
         }
-        for (reply, answer) in replies {
-            let answer = match &outcome {
-                Ok(()) => answer,
-                Err(error) => Err(QueueError::Disk {
-                    message: error.to_string(),
-                }),
-            };
-            // Refused when whoever asked has gone; the operation stays.
-            let _ = reply.send(answer);
+        for reply in replies {
+            reply.send(&outcome);
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "replies wait with their answers until the commit")]
     fn transact(
-        &self,
+        &mut self,
         group: Vec<Command>,
         depth: &mut QueueDepth,
-        replies: &mut Vec<(oneshot::Sender<Result<Queued, QueueError>>, Result<Queued, QueueError>)>,
+        replies: &mut Vec<Reply>,
     ) -> rusqlite::Result<()> {
         let begun = self.connection.execute_batch("BEGIN IMMEDIATE");
         let mut failed = begun.err();
+        let removals = group.iter().filter_map(|command| match command {
+            Command::Remove { number } => Some(*number),
+            _ => None,
+        });
+        self.unremoved.extend(removals);
+        for number in &self.unremoved {
+            failed = failed.or_else(|| self.remove(*number, depth).err());
+        }
         for command in group {
             match command {
                 // Every asker gets an answer, also when the disk has failed before its turn.
-                Command::Put { reply, .. } if failed.is_some() => replies.push((reply, Err(QueueError::Closed))),
+                Command::Put { reply, .. } if failed.is_some() => {
+                    replies.push(Reply::Put(reply, Err(QueueError::Closed)))
+                }
                 Command::Put {
                     database,
                     operation,
                     reply,
                 } => match self.put(database, operation, depth) {
-                    Ok(answer) => replies.push((reply, answer)),
+                    Ok(answer) => replies.push(Reply::Put(reply, answer)),
                     Err(error) => {
                         failed = Some(error);
-                        replies.push((reply, Err(QueueError::Closed)));
+                        replies.push(Reply::Put(reply, Err(QueueError::Closed)));
                     }
                 },
-                Command::Remove { .. } if failed.is_some() => {}
-                Command::Remove { number } => {
-                    failed = self.remove(number, depth).err();
-                }
+                Command::Remove { .. } => {}
                 Command::Find { database, id, reply } => {
                     let sql = "SELECT 1 FROM operations WHERE database = ?1 AND id = ?2";
                     let found = self
                         .connection
                         .prepare_cached(sql)
                         .and_then(|mut found| found.exists((database, id)));
-                    let _ = reply.send(found.unwrap_or(false));
+                    replies.push(Reply::Found(reply, found.unwrap_or(false)));
                 }
             }
         }
@@ -306,7 +327,7 @@ impl QueueDepth {
 
 impl Operation {
     /// What it takes in memory and, about, on disk.
-    fn size_bytes(&self) -> u64 {
+    pub(crate) fn size_bytes(&self) -> u64 {
         use crate::value::Value;
         let value = |value: &Value| match value {
             Value::Text(text) => text.len() + 8,
@@ -316,6 +337,15 @@ impl Operation {
         let statement = |statement: &Statement| statement.sql.len() + statement.params.iter().map(value).sum::<usize>();
         (self.id.len() + 64 + self.statements.iter().map(statement).sum::<usize>()) as u64
     }
+}
+
+fn open_file(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    let synchronous = if is_planted(Plant::NoQueueFsync) { "off" } else { "full" };
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    connection.execute_batch(SCHEMA)?;
+    Ok(connection)
 }
 
 fn read_all(connection: &Connection) -> rusqlite::Result<Vec<Queued>> {
@@ -379,6 +409,48 @@ mod tests {
         }
         assert!(!queue.has("a", "2").await);
         assert_eq!(queue.depth(), QueueDepth::default());
+    }
+
+    #[test]
+    fn what_was_done_while_the_disk_failed_does_not_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("queue.db");
+        let connection = open_file(&path).unwrap();
+        connection.busy_timeout(std::time::Duration::ZERO).unwrap();
+        let mut thread = Thread {
+            connection,
+            bounds: BOUNDS,
+            unremoved: Vec::new(),
+            depth: tokio::sync::watch::Sender::default(),
+        };
+        let put = |id: &str| {
+            let (reply, mut answer) = oneshot::channel();
+            let command = Command::Put {
+                database: "a".to_owned(),
+                operation: operation(id, 10),
+                reply,
+            };
+            (command, move || answer.try_recv().unwrap())
+        };
+        let (first, mut answer) = put("1");
+        thread.run(vec![first]);
+        let number = answer().unwrap().number;
+        // Nothing can be written while another process holds the file.
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let (second, mut answer) = put("2");
+        thread.run(vec![Command::Remove { number }, second]);
+        assert!(answer().is_err());
+        other.execute_batch("ROLLBACK").unwrap();
+        let (third, mut answer) = put("3");
+        thread.run(vec![third]);
+        answer().unwrap();
+        let left = read_all(&thread.connection).unwrap();
+        assert_eq!(
+            left.iter().map(|queued| &*queued.operation.id).collect::<Vec<_>>(),
+            ["3"]
+        );
+        assert_eq!(thread.depth.borrow().rows, 1);
     }
 
     #[tokio::test]

@@ -17,6 +17,8 @@ use crate::checksum::PageChecksums;
 use crate::log::Head;
 use crate::ltx::{Decoder, LtxError, TransactionFile};
 use crate::pages;
+use crate::plant::{Plant, is_planted};
+use crate::recorded::Recorded;
 use crate::writer::size_bytes;
 
 /// The attached database's name on the applying connection, whose main database is empty: SQLite reads no schema
@@ -70,32 +72,45 @@ pub struct Replica {
     path: PathBuf,
     checksums: PageChecksums,
     head: Head,
+    /// What the checksum should be when the file is opened the next time.
+    recorded: Recorded,
 }
 
 impl Replica {
-    /// Opens the file and reads all of it, to know its checksums. Blocks.
+    /// Opens the file and reads all of it, to know its checksums; they must be those it was left with. Blocks.
     pub fn open(path: &Path) -> Result<Replica, ReplicaError> {
-        let connection = rusqlite::Connection::open_in_memory()?;
-        connection.busy_timeout(CHECKPOINT_WAIT)?;
-        connection.execute("ATTACH ?1 AS replica", [path.to_string_lossy()])?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, true)?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        connection.execute_batch("PRAGMA replica.synchronous = normal; PRAGMA wal_autocheckpoint = 0;")?;
-        let mut replica = Replica {
-            connection,
-            path: path.to_owned(),
-            checksums: PageChecksums::default(),
-            head: Head::NONE,
-        };
-        replica.checksums = replica.scan()?;
-        let (lineage, position) = pages::position(&replica.connection, SCHEMA)?;
-        replica.head = Head {
+        let connection = connect(path)?;
+        let checksums = pages::checksums_of(&connection, SCHEMA)?;
+        let (lineage, position) = pages::position(&connection, SCHEMA)?;
+        let mut head = Head {
             lineage,
             position,
-            checksum: replica.checksums.total(),
+            checksum: checksums.total(),
             timestamp_ms: 0,
         };
-        Ok(replica)
+        let mut recorded = Recorded::beside(path);
+        match recorded.checksum_at(&head) {
+            Some(checksum) if is_planted(Plant::NoChecksum) => head.checksum = checksum,
+            Some(checksum) if checksum != head.checksum => {
+                return Err(ReplicaError::Diverged {
+                    here: position.to_string(),
+                });
+            }
+            Some(_) => {}
+            // Copied a moment ago, or after a power cut at an older state: SQLite vouches for that, and the primary will
+            // judge it. A disk that is full does not stop reads.
+            None => match recorded.write(&head) {
+                Ok(()) => recorded.keep(),
+                Err(error) => tracing::debug!(%error, path = %path.display(), "its checksum could not be noted"),
+            },
+        }
+        Ok(Replica {
+            connection,
+            path: path.to_owned(),
+            checksums,
+            head,
+            recorded,
+        })
     }
 
     pub fn head(&self) -> Head {
@@ -138,12 +153,17 @@ impl Replica {
             checksums.truncate(file.header.page_count);
         }
         // Judged before it is written: what does not fit never becomes visible.
-        if checksums.total() != head.checksum {
+        if checksums.total() != head.checksum && !is_planted(Plant::NoChecksum) {
             return Err(ReplicaError::Diverged {
                 here: self.head.position.to_string(),
             });
         }
+        self.recorded.write(&head).map_err(|source| ReplicaError::Io {
+            path: self.path.clone(),
+            source,
+        })?;
         pages::apply_to(&self.connection, SCHEMA, &fitting)?;
+        self.recorded.keep();
         self.checksums = checksums;
         self.head = head;
         self.bound_wal();
@@ -152,7 +172,8 @@ impl Replica {
 
     /// Reads the whole file and compares it with what was applied. Blocks.
     pub fn scrub(&self) -> Result<(), ReplicaError> {
-        let found = self.scan()?;
+        // By a connection of its own: what the applying one has in its cache is not what others read.
+        let found = pages::checksums_of(&connect(&self.path)?, SCHEMA)?;
         let pages = 1..=found.page_count().max(self.checksums.page_count());
         match pages
             .into_iter()
@@ -161,10 +182,6 @@ impl Replica {
             Some(page) => Err(ReplicaError::Damaged { page }),
             None => Ok(()),
         }
-    }
-
-    fn scan(&self) -> Result<PageChecksums, ReplicaError> {
-        Ok(pages::checksums_of(&self.connection, SCHEMA)?)
     }
 
     fn bound_wal(&self) {
@@ -178,6 +195,16 @@ impl Replica {
             tracing::debug!(%error, path = %self.path.display(), "readers hold the write-ahead log; it is moved into the file later");
         }
     }
+}
+
+fn connect(path: &Path) -> Result<rusqlite::Connection, ReplicaError> {
+    let connection = rusqlite::Connection::open_in_memory()?;
+    connection.busy_timeout(CHECKPOINT_WAIT)?;
+    connection.execute("ATTACH ?1 AS replica", [path.to_string_lossy()])?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.execute_batch("PRAGMA replica.synchronous = normal; PRAGMA wal_autocheckpoint = 0;")?;
+    Ok(connection)
 }
 
 /// Writes a snapshot to a new file and returns its state. What does not have the checksum it says is refused. Blocks.

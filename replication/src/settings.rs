@@ -15,6 +15,8 @@ pub struct DatabaseSettings {
     pub replicated: bool,
     /// How long one statement, or one batch as a whole, may run. Waiting for its turn is not counted.
     pub statement_timeout: Duration,
+    /// A replica further behind is not read; the primary is asked instead. Without it any replica will do.
+    pub max_staleness: Option<Duration>,
     /// Reader connections, each with a thread; at least one.
     pub readers: usize,
     /// Rows one statement may return.
@@ -31,6 +33,7 @@ impl DatabaseSettings {
             migrations: None,
             replicated: false,
             statement_timeout: Duration::from_secs(5),
+            max_staleness: None,
             readers: 4,
             max_rows: 100_000,
             max_result_bytes: 32 * 1024 * 1024,

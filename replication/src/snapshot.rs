@@ -68,7 +68,8 @@ pub fn write(path: &Path, database: &str, log: &dyn Log, writer: impl Write) -> 
     Ok(head)
 }
 
-fn wait_for_state(log: &dyn Log, database: &str, txid: Txid) -> Option<Head> {
+/// The state after `txid`, which the log has or gets in a moment. Blocks.
+pub(crate) fn wait_for_state(log: &dyn Log, database: &str, txid: Txid) -> Option<Head> {
     for _ in 0..100 {
         if let Some(head) = log.state_at(database, txid) {
             return Some(head);

@@ -15,17 +15,24 @@ pub enum Value {
     Blob(Vec<u8>),
 }
 
-/// One SQL statement and the values of its parameters `?1`, `?2`, … in order.
+/// One SQL statement and the values of its parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Statement {
     pub sql: String,
+    /// Of `?1`, `?2`, … in order.
     pub params: Vec<Value>,
+    /// Of `:name`, `@name` and `$name`, with or without the sign. A name that is not in the statement is passed over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub named: Vec<(String, Value)>,
 }
 
 /// The whole result of one statement.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rows {
     pub columns: Vec<String>,
+    /// For each column the type its table declares; `None` when it is computed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub decltypes: Vec<Option<String>>,
     /// Each row has as many values as there are columns.
     pub rows: Vec<Vec<Value>>,
     /// Rows inserted, updated or deleted by this statement itself; without those of triggers and foreign keys.
@@ -39,6 +46,7 @@ impl Statement {
         Statement {
             sql: sql.into(),
             params,
+            named: Vec::new(),
         }
     }
 }

@@ -68,6 +68,19 @@ impl WalReader {
         }
     }
 
+    /// Makes the file, and that it exists, durable.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        match File::open(&self.path) {
+            Ok(file) => file.sync_all()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        match self.path.parent() {
+            Some(folder) => File::open(folder)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
     /// What was committed since the last call; at first, all that the file holds. `None` when that is nothing.
     pub(crate) fn read_new(&mut self) -> io::Result<Option<Changes>> {
         let file = match &self.file {

@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,11 +17,15 @@ use tokio::sync::{mpsc, oneshot};
 use crate::bounds;
 use crate::connection::Connection;
 use crate::deadline::Cancellation;
-use crate::error::{OpenError, SqlError};
+use crate::describe::{self, Description};
+use crate::error::{MigrationError, OpenError, SqlError};
 use crate::execute::{self, ResultBounds};
+use crate::migrate;
 use crate::operations;
+use crate::plant::{Plant, is_planted};
 use crate::position::Position;
 use crate::publish::{self, Publisher};
+use crate::savepoint::Savepoint;
 use crate::settings::DatabaseSettings;
 use crate::stats::Counters;
 use crate::value::{Rows, Statement};
@@ -36,13 +41,62 @@ pub(crate) enum Task {
     Statement(Statement),
     Batch(Vec<Statement>),
     /// A transaction whose statements come one after another.
-    Interactive(std::sync::mpsc::Receiver<Step>),
+    Interactive(Steps),
+    /// Migrations, each in a transaction of its own.
+    Migrate(Migrate),
+    /// Ends the thread; what was asked before is done before.
+    Close,
+}
+
+/// Files for a database's migrations, and where the report goes.
+#[derive(Debug)]
+pub(crate) struct Migrate {
+    pub(crate) files: migrate::Files,
+    /// Nothing is kept.
+    pub(crate) dry_run: bool,
+    pub(crate) report: oneshot::Sender<Result<Vec<String>, MigrationError>>,
+}
+
+/// The writer's end of an interactive transaction.
+#[derive(Debug)]
+pub(crate) struct Steps {
+    receiver: std::sync::mpsc::Receiver<Step>,
+    /// Becomes true when the transaction is over, at the latest when the writer drops its end.
+    ended: Arc<AtomicBool>,
+    /// Whether foreign keys are enforced; migrations that rebuild tables do without.
+    foreign_keys: bool,
+}
+
+impl Steps {
+    /// What is asked comes through the sender; the flag says when the transaction is over.
+    pub(crate) fn channel(foreign_keys: bool) -> (std::sync::mpsc::Sender<Step>, Arc<AtomicBool>, Steps) {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let ended = Arc::new(AtomicBool::new(false));
+        let steps = Steps {
+            receiver,
+            ended: Arc::clone(&ended),
+            foreign_keys,
+        };
+        (sender, ended, steps)
+    }
+
+    fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// What can be asked of an interactive transaction. It is rolled back when its sender is dropped.
 #[derive(Debug)]
 pub(crate) enum Step {
     Run(Statement, oneshot::Sender<Result<Rows, SqlError>>),
+    Describe(String, oneshot::Sender<Result<Description, SqlError>>),
+    Savepoint(Savepoint, oneshot::Sender<Result<(), SqlError>>),
     Commit(oneshot::Sender<Answer>),
 }
 
@@ -57,10 +111,32 @@ pub struct Committed {
 
 pub(crate) type Answer = Result<Committed, SqlError>;
 
+impl Task {
+    /// Whether it shares its transaction with nobody.
+    fn stands_alone(&self) -> bool {
+        matches!(self, Task::Interactive(_) | Task::Migrate(_) | Task::Close)
+    }
+}
+
+/// What the operations of one queue share: none is done after one that was not done and may yet be.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Order(Arc<AtomicBool>);
+
+impl Order {
+    fn is_broken(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn break_off(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 struct Write {
     task: Task,
     /// Done once, however often it is asked for.
     operation: Option<String>,
+    order: Order,
     reply: oneshot::Sender<Answer>,
 }
 
@@ -99,7 +175,7 @@ impl Writer {
     /// Returns once the task is committed and on disk (in the log, if there is one), or undone. A task whose asker is
     /// gone before it began is not run; one that has begun is finished.
     pub(crate) async fn write(&self, task: Task, operation: Option<String>) -> Answer {
-        let answer = self.submit(task, operation).await?;
+        let answer = self.submit(task, operation, Order::default()).await?;
         answer.await.map_err(|_| SqlError::Closed)?
     }
 
@@ -108,18 +184,25 @@ impl Writer {
         &self,
         task: Task,
         operation: Option<String>,
+        order: Order,
     ) -> Result<oneshot::Receiver<Answer>, SqlError> {
         let place = match tokio::time::timeout(bounds::QUEUE_WAIT, self.queue.reserve()).await {
             Ok(Ok(place)) => place,
             Ok(Err(_closed)) => return Err(SqlError::Closed),
             Err(_elapsed) => {
+                order.break_off();
                 return Err(SqlError::Busy {
                     message: "too many writes wait for the writer",
                 });
             }
         };
         let (reply, answer) = oneshot::channel();
-        place.send(Write { task, operation, reply });
+        place.send(Write {
+            task,
+            operation,
+            order,
+            reply,
+        });
         Ok(answer)
     }
 
@@ -155,11 +238,20 @@ impl WriterThread {
                 let mut group = Vec::with_capacity(bounds::WRITES_PER_COMMIT);
                 match write.task {
                     Task::Interactive(steps) => self.interact(&steps, write.reply),
+                    Task::Migrate(migrate) => self.migrate(migrate),
+                    // Whoever comes after it hears that the database is closed. Readers end with the last who holds them.
+                    Task::Close => {
+                        self.close();
+                        // The files are nobody's when the answer is there.
+                        drop(self);
+                        let _ = write.reply.send(Ok(Committed::default()));
+                        return;
+                    }
                     _ => group.push(write),
                 }
                 while !group.is_empty() && group.len() < bounds::WRITES_PER_COMMIT {
                     match writes.try_recv() {
-                        Ok(write) if matches!(write.task, Task::Interactive(_)) => {
+                        Ok(write) if write.task.stands_alone() => {
                             next = Some(write);
                             break;
                         }
@@ -167,7 +259,13 @@ impl WriterThread {
                         Err(_) => break,
                     }
                 }
-                group.retain(|write| !write.reply.is_closed());
+                group.retain(|write| {
+                    let asked_for = !write.reply.is_closed();
+                    if !asked_for {
+                        write.order.break_off();
+                    }
+                    asked_for
+                });
                 self.commit(group);
                 self.bound_wal();
             }
@@ -196,7 +294,12 @@ impl WriterThread {
         }
         let answers = match self.transact(&group) {
             Ok(answers) => answers,
-            Err(undone) if group.len() == 1 => vec![Err(undone.error)],
+            Err(undone) if group.len() == 1 => {
+                if !undone.error.is_final() {
+                    group[0].order.break_off();
+                }
+                vec![Err(undone.error)]
+            }
             Err(undone) => {
                 for (index, write) in group.into_iter().enumerate() {
                     match undone.culprit {
@@ -212,6 +315,11 @@ impl WriterThread {
         };
         for (write, answer) in group.into_iter().zip(answers) {
             self.reply(write.reply, answer);
+        }
+        if is_planted(Plant::NoOutputGate)
+            && let Some(publisher) = &mut self.publisher
+        {
+            let _ = publisher.publish();
         }
     }
 
@@ -265,6 +373,9 @@ impl WriterThread {
         let Some(publisher) = &mut self.publisher else {
             return Ok(answers);
         };
+        if is_planted(Plant::NoOutputGate) {
+            return Ok(answers);
+        }
         match publisher.publish() {
             Ok(()) => Ok(answers),
             Err(error) => {
@@ -283,11 +394,17 @@ impl WriterThread {
     /// Runs a write in a savepoint of the open transaction, unless it was done before. An error ends the transaction.
     fn run_once(&self, write: &Write) -> Result<Answer, SqlError> {
         let position = self.publisher.as_ref().map(Publisher::next);
-        if let Some(id) = &write.operation
+        let operation = write.operation.as_ref().filter(|_| !is_planted(Plant::NoDedupe));
+        if let Some(id) = operation
             && let Some(done) = operations::find(&self.connection, id).map_err(SqlError::from_sqlite)?
         {
             let position = Some(done.position);
             return Ok(done.outcome.map(|rows| Committed { rows, position }));
+        }
+        if write.order.is_broken() {
+            return Ok(Err(SqlError::Busy {
+                message: "an operation before it was not done yet",
+            }));
         }
         self.control("SAVEPOINT write")?;
         let outcome = self.run(&write.task);
@@ -302,6 +419,9 @@ impl WriterThread {
             && outcome.as_ref().map_or_else(SqlError::is_final, |_| true)
         {
             operations::record(&self.connection, id, position, &outcome).map_err(SqlError::from_sqlite)?;
+        }
+        if outcome.as_ref().is_err_and(|error| !error.is_final()) {
+            write.order.break_off();
         }
         Ok(outcome.map(|rows| Committed { rows, position }))
     }
@@ -339,12 +459,26 @@ impl WriterThread {
                 });
                 each.collect()
             }
-            Task::Interactive(_) => unreachable!("served by itself"),
+            Task::Interactive(_) | Task::Migrate(_) | Task::Close => unreachable!("served by itself"),
         }
     }
 
-    /// A transaction of statements that come one after another. Others wait meanwhile, so its time is bounded.
-    fn interact(&mut self, steps: &std::sync::mpsc::Receiver<Step>, reply: oneshot::Sender<Answer>) {
+    /// A transaction of statements that come one after another, with foreign keys as it wants them: the setting is
+    /// the connection's, and cannot be changed while a transaction is open.
+    fn interact(&mut self, steps: &Steps, reply: oneshot::Sender<Answer>) {
+        if steps.foreign_keys {
+            return self.serve_steps(steps, reply);
+        }
+        if let Err(error) = self.control("PRAGMA foreign_keys = OFF") {
+            return self.reply(reply, Err(error));
+        }
+        self.serve_steps(steps, reply);
+        self.control("PRAGMA foreign_keys = ON")
+            .expect("a setting of an idle connection can be changed");
+    }
+
+    /// Others wait meanwhile, so its time is bounded.
+    fn serve_steps(&mut self, steps: &Steps, reply: oneshot::Sender<Answer>) {
         let ends = Instant::now() + bounds::INTERACTIVE_TRANSACTION;
         if let Some(publisher) = &mut self.publisher
             && let Err(error) = publisher.ready()
@@ -357,16 +491,29 @@ impl WriterThread {
         }
         // The transaction has begun.
         self.reply(reply, Ok(Committed::default()));
-        while let Ok(step) = steps.recv_timeout(ends.saturating_duration_since(Instant::now())) {
+        while let Ok(step) = steps
+            .receiver
+            .recv_timeout(ends.saturating_duration_since(Instant::now()))
+        {
             match step {
                 Step::Run(statement, reply) => {
                     self.connection.start_deadline(self.limit, Cancellation::default());
                     let result = execute::write(&self.connection, &statement, self.results);
                     let ended = !self.connection.in_transaction();
+                    if ended {
+                        steps.end();
+                    }
                     let _ = reply.send(result);
                     if ended {
                         return;
                     }
+                }
+                Step::Describe(sql, reply) => {
+                    self.connection.start_deadline(self.limit, Cancellation::default());
+                    let _ = reply.send(describe::describe(&self.connection, &sql));
+                }
+                Step::Savepoint(savepoint, reply) => {
+                    let _ = reply.send(self.control(&savepoint.sql()));
                 }
                 Step::Commit(reply) => {
                     let position = self.publisher.as_ref().map(Publisher::next);
@@ -383,6 +530,60 @@ impl WriterThread {
             }
         }
         self.roll_back();
+    }
+
+    /// Applies what is new, each file in a transaction that is published; or all in one that is undone.
+    fn migrate(&mut self, migrate: Migrate) {
+        let Migrate { files, dry_run, report } = migrate;
+        let outcome = if dry_run {
+            migrate::rehearse(&self.connection, &files)
+        } else {
+            self.migrate_each(&files)
+        };
+        if self.connection.in_transaction() {
+            self.roll_back();
+        }
+        // Refused when whoever asked has gone.
+        let _ = report.send(outcome);
+    }
+
+    fn migrate_each(&mut self, files: &migrate::Files) -> Result<Vec<String>, MigrationError> {
+        let mut done = Vec::new();
+        for migration in migrate::new_of(&self.connection, files)? {
+            let failed = |source| MigrationError::Failed {
+                file: migration.file().to_owned(),
+                source,
+            };
+            if let Some(publisher) = &mut self.publisher {
+                publisher.ready().map_err(|error| failed(publish::refused(&error)))?;
+            }
+            self.control("BEGIN IMMEDIATE").map_err(failed)?;
+            migrate::run(&self.connection, migration)?;
+            let answers = vec![Ok(Committed::default())];
+            let ended = self.end_transaction(answers).map_err(|undone| failed(undone.error))?;
+            for answer in ended {
+                answer.map_err(failed)?;
+            }
+            tracing::info!(file = migration.file(), "migration applied");
+            done.push(migration.file().to_owned());
+        }
+        Ok(done)
+    }
+
+    /// Moves everything into the file, durably. Where a reader or a full disk does not let it, the write-ahead log stays
+    /// and is durable.
+    fn close(&mut self) {
+        let Some(publisher) = &mut self.publisher else { return };
+        let logged = publisher.ready().is_ok();
+        if logged && self.wal.restart(&self.connection).is_ok() {
+            publisher.checkpointed();
+            publisher.keep_checksums();
+            return;
+        }
+        let synced = std::fs::File::open(&self.wal.path).and_then(|wal| wal.sync_all());
+        if let Err(error) = synced {
+            tracing::debug!(%error, "the write-ahead log of a closed database could not be synced; the log has what it has");
+        }
     }
 
     fn control(&self, sql: &str) -> Result<(), SqlError> {
@@ -429,12 +630,7 @@ impl Wal {
         if size < self.restart_at_bytes {
             return false;
         }
-        let restarted = connection.ours(|raw| {
-            raw.busy_timeout(bounds::WAL_RESTART_WAIT)?;
-            let result = raw.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE);
-            raw.busy_timeout(bounds::BUSY_WAIT)?;
-            result
-        });
+        let restarted = self.restart(connection);
         if let Err(error) = &restarted {
             tracing::debug!(%error, size, "the write-ahead log could not be restarted; readers hold it");
         }
@@ -443,6 +639,16 @@ impl Wal {
             Err(_) => size + bounds::WAL_BYTES / 4,
         };
         restarted.is_ok()
+    }
+
+    /// Moves all of it into the file and empties it.
+    fn restart(&self, connection: &Connection) -> rusqlite::Result<()> {
+        connection.ours(|raw| {
+            raw.busy_timeout(bounds::WAL_RESTART_WAIT)?;
+            let result = raw.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE);
+            raw.busy_timeout(bounds::BUSY_WAIT)?;
+            result.map(drop)
+        })
     }
 }
 
@@ -459,6 +665,10 @@ pub(crate) fn size_bytes(path: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::memory::MemoryLog;
+    use crate::position::Epoch;
+    use crate::publish::Publication;
+    use crate::value::Value;
 
     fn open(change: impl FnOnce(&Connection)) -> (tempfile::TempDir, Writer) {
         let directory = tempfile::tempdir().unwrap();
@@ -520,5 +730,55 @@ mod tests {
         wal.restart_at_bytes = 1000;
         wal.restart_if_large(&connection);
         assert_eq!((size_bytes(&wal.path), wal.restart_at_bytes), (0, bounds::WAL_BYTES));
+    }
+
+    #[tokio::test]
+    async fn no_operation_of_a_queue_is_done_after_one_that_was_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = DatabaseSettings::new("test", directory.path().join("test.db"));
+        let connection = Connection::open_writer(&settings.path).unwrap();
+        let publication = Publication {
+            log: Arc::new(MemoryLog::default()),
+            epoch: Epoch(1),
+        };
+        let publisher = Publisher::open(publication, "test", &settings.path, &connection).unwrap();
+        // As on a disk with room for a few pages.
+        connection
+            .ours(|raw| raw.pragma_update(None, "max_page_count", 20))
+            .unwrap();
+        let writer = Writer::start(&settings, connection, Some(publisher), vec![], Arc::default()).unwrap();
+        let run = async |operations: &[(&str, &str, usize)]| {
+            let order = Order::default();
+            let mut answers = Vec::new();
+            for (id, sql, bytes) in operations {
+                let statement = Statement::new(*sql, vec![Value::Blob(vec![0; *bytes]); sql.matches("?1").count()]);
+                let task = Task::Batch(vec![statement]);
+                answers.push(
+                    writer
+                        .submit(task, Some((*id).to_owned()), order.clone())
+                        .await
+                        .unwrap(),
+                );
+            }
+            let mut codes = Vec::new();
+            for answer in answers {
+                let answer = answer.await.unwrap();
+                codes.push(answer.map_or_else(|error| error.code().to_owned(), |_| "done".to_owned()));
+            }
+            codes.join(" ")
+        };
+        let (insert, nonsense) = ("INSERT INTO t VALUES (?1)", "INSERT INTO nowhere VALUES (1)");
+        assert_eq!(run(&[("0", "CREATE TABLE t (a)", 0)]).await, "done");
+        // What will never be done holds up nothing.
+        let operations = [("1", insert, 1), ("2", nonsense, 0), ("3", insert, 1)];
+        assert_eq!(run(&operations).await, "done sql done");
+        let operations = [
+            ("4", insert, 1),
+            ("5", insert, 1_000_000),
+            ("6", insert, 1),
+            ("7", nonsense, 0),
+        ];
+        assert_eq!(run(&operations).await, "done disk_full busy busy");
+        assert_eq!(run(&operations[2..]).await, "done sql");
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use selvedge_replication::agent::{Agent, AgentDatabase, AgentSettings, DatabaseStatus, Role, State};
-use selvedge_replication::bookmark::{Brought, Consistency, Session};
-use selvedge_replication::client::{AgentClient, Level};
+use selvedge_replication::bookmark::{Brought, Consistency, Session, Writes};
+use selvedge_replication::client::{AgentClient, Level, Thresholds};
 use selvedge_replication::{Database, DatabaseSettings, Statement, Value};
 
 struct Site {
@@ -43,6 +43,7 @@ impl Site {
         settings.databases = vec![AgentDatabase {
             name: "shop".to_owned(),
             migrations: None,
+            seed: None,
         }];
         (self.change)(&mut settings);
         let agent = Agent::start(settings).await.unwrap();
@@ -65,7 +66,12 @@ impl Site {
 
     /// The database as a proxy beside this agent sees it.
     async fn proxy(&self) -> Proxy {
-        let client = AgentClient::start(&self.folder.path().join("agent.sock"), self.folder.path()).unwrap();
+        let client = AgentClient::start(
+            &self.folder.path().join("agent.sock"),
+            self.folder.path(),
+            Thresholds::default(),
+        )
+        .unwrap();
         let settings = DatabaseSettings::new("shop", self.folder.path().join("unused"));
         let database = Database::of_agent(settings, Arc::clone(&client));
         let proxy = Proxy { client, database };
@@ -135,16 +141,10 @@ async fn a_write_at_one_pop_is_read_there_at_once_and_elsewhere_with_its_bookmar
         let key = there.client.bookmark_key().unwrap();
         let bookmark = session.bookmark(&key).unwrap();
         let elsewhere = Arc::new(Session::default());
-        elsewhere.join(&Brought {
-            positions: key.read(&bookmark),
-            ..Brought::default()
-        });
+        elsewhere.join(&Brought::new(key.read(&bookmark), Consistency::Session, Writes::Wait));
         assert_eq!(there.count(&elsewhere).await, number);
         let strong = Arc::new(Session::default());
-        strong.join(&Brought {
-            consistency: Consistency::Strong,
-            ..Brought::default()
-        });
+        strong.join(&Brought::new(Default::default(), Consistency::Strong, Writes::Wait));
         assert_eq!(there.count(&strong).await, number);
     }
     assert_eq!(
@@ -181,7 +181,12 @@ async fn reads_go_on_without_the_primary_and_without_the_agent() {
     let error = proxy.query(&session, "INSERT INTO t VALUES (2)").await.unwrap_err();
     assert!(error.starts_with("agent_unreachable: "), "{error}");
     // A proxy that starts now reads the file that is there.
-    let client = AgentClient::start(&pop.folder.path().join("agent.sock"), pop.folder.path()).unwrap();
+    let client = AgentClient::start(
+        &pop.folder.path().join("agent.sock"),
+        pop.folder.path(),
+        Thresholds::default(),
+    )
+    .unwrap();
     let settings = DatabaseSettings::new("shop", "unused");
     let late = Proxy {
         database: Database::of_agent(settings, Arc::clone(&client)),

@@ -1,10 +1,10 @@
 //! How long a pooled instance of a component takes to make: one line of JSON, microseconds.
 //!
-//!     cargo run --release --example instantiate -- tests/guests/probe-p2.wasm /hello 2000
+//!     cargo run --release -p selvedge-runtime --example instantiate -- tests/guests/probe-p2.wasm /hello 2000
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
-use selvedge_runtime::{HandlerSpec, Runtime, RuntimeSettings, request_body};
+use selvedge_runtime::{Bindings, HandlerSpec, Runtime, RuntimeSettings, request_body};
 use selvedge_schema::HandlerLimits;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,9 +22,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             reuse: 1,
             ..HandlerLimits::default()
         },
-        env: BTreeMap::new(),
-        secrets: BTreeMap::new(),
-        bindings: BTreeMap::new(),
+        env: Default::default(),
+        secrets: Default::default(),
+        bindings: Bindings::default(),
     })?;
     let mut each = Vec::with_capacity(count);
     tokio::runtime::Builder::new_current_thread()

@@ -3,7 +3,8 @@
 //! Memory is bounded by waiting: a write waits until the guest has taken enough. It must not wait for ever, though: a
 //! guest that is itself blocked on its output (because the proxy is busy writing here) would never read again. So a
 //! write also goes through when the guest waits for its output to be taken, or has ended. In between, bytes beyond the
-//! soft bound are held; what a guest that ended does not want is discarded up to a bound, then refused.
+//! soft bound are held. What a guest that ended did not want is discarded up to the body's limit: many clients read the
+//! answer only when they have sent everything.
 
 use std::{
     collections::VecDeque,
@@ -20,15 +21,15 @@ use tokio::sync::Notify;
 
 /// Bytes held for a guest that is slower than the client.
 const SOFT_BOUND_BYTES: usize = 256 * 1024;
-/// Bytes taken from a client after the guest ended, so that a short rest does not cost the connection.
-const DISCARD_BOUND_BYTES: u64 = 256 * 1024;
+/// Bytes discarded beyond the limit, so that a client that is not far over it reads that it is.
+const EXCESS_BYTES: u64 = 256 * 1024;
 
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum BodyRefused {
     #[error("the request body is larger than the handler allows")]
     TooLarge,
-    #[error("the handler ended without reading the request body")]
-    NotWanted,
+    #[error("the request body goes on and on beyond what the handler allows")]
+    Endless,
 }
 
 /// A request body of at most `limit` bytes; `content_length` is what the request declared.
@@ -38,7 +39,6 @@ pub fn request_body(limit: u64, content_length: Option<u64>) -> (RequestBodyWrit
         gate: Arc::clone(&gate),
         limit,
         written: 0,
-        discarded: 0,
     };
     (writer, RequestBody { gate, content_length })
 }
@@ -96,7 +96,6 @@ pub struct RequestBodyWriter {
     gate: Arc<Gate>,
     limit: u64,
     written: u64,
-    discarded: u64,
 }
 
 impl RequestBodyWriter {
@@ -108,19 +107,17 @@ impl RequestBodyWriter {
         self.written += data.len() as u64;
         if self.written > self.limit {
             self.refuse_too_large();
-            return Err(BodyRefused::TooLarge);
+            return Err(match self.written - self.limit {
+                ..=EXCESS_BYTES => BodyRefused::TooLarge,
+                _ => BodyRefused::Endless,
+            });
         }
         loop {
             let room = self.gate.room.notified();
             {
                 let mut state = self.gate.state.lock();
                 if state.guest_ended {
-                    self.discarded += data.len() as u64;
-                    return if self.discarded > DISCARD_BOUND_BYTES {
-                        Err(BodyRefused::NotWanted)
-                    } else {
-                        Ok(())
-                    };
+                    return Ok(());
                 }
                 if state.held < SOFT_BOUND_BYTES || state.output_blocked {
                     state.held += data.len();
@@ -254,15 +251,18 @@ mod tests {
         let (mut writer, body) = request_body(4, None);
         writer.write(chunk(4)).await.unwrap();
         assert_eq!(writer.write(chunk(1)).await, Err(BodyRefused::TooLarge));
+        let more = chunk(EXCESS_BYTES as usize);
+        assert_eq!(writer.write(more).await, Err(BodyRefused::Endless));
         assert!(body.gate.too_large());
         assert!(body.collect().await.is_err());
     }
 
     #[tokio::test]
-    async fn after_the_guest_ended_a_short_rest_is_discarded() {
+    async fn what_a_guest_that_ended_did_not_read_is_discarded() {
         let (mut writer, body) = request_body(u64::MAX, None);
+        writer.write(chunk(SOFT_BOUND_BYTES)).await.unwrap();
         body.gate.guest_ended();
-        writer.write(chunk(DISCARD_BOUND_BYTES as usize)).await.unwrap();
-        assert_eq!(writer.write(chunk(1)).await, Err(BodyRefused::NotWanted));
+        writer.write(chunk(40 * SOFT_BOUND_BYTES)).await.unwrap();
+        assert_eq!(body.gate.state.lock().held, 0);
     }
 }

@@ -13,8 +13,8 @@ pub enum Failure {
     MemoryLimit,
     #[error("the guest did not finish within limits.wall")]
     WallDeadline,
-    /// No slot came free within `limits.queue`.
-    #[error("the handler is at limits.concurrency")]
+    /// No slot came free within `limits.queue`, or all instances of the process are in use.
+    #[error("the handler is at limits.concurrency, or all handlers together at the instances of this process")]
     Overloaded,
     #[error("the component could not be instantiated: {0}")]
     Instantiate(String),

@@ -11,7 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use selvedge_replication::Database;
 use selvedge_schema::HandlerLimits;
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -29,7 +28,7 @@ use wasmtime_wasi_http::{
 
 use crate::{
     artifact::Artifact,
-    bindings::{self, Capabilities},
+    bindings::{self, Bindings, Capabilities},
     body::RequestBody,
     engine::{MAX_MEMORY_BYTES, Runtime},
     failure::Failure,
@@ -55,8 +54,8 @@ pub struct HandlerSpec {
     pub env: BTreeMap<String, String>,
     /// Visible to the guest as environment too; kept apart so that nothing else shows them.
     pub secrets: BTreeMap<String, String>,
-    /// Databases by the name the guest opens them with.
-    pub bindings: BTreeMap<String, Arc<Database>>,
+    /// What the guest can open, by the name it opens it with.
+    pub bindings: Bindings,
 }
 
 #[derive(Debug, Error)]

@@ -17,6 +17,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use selvedge_replication::bookmark::{Brought, Session};
 use selvedge_schema::HandlerLimits;
 use tokio::{sync::Notify, time::Sleep};
 use wasmtime::{
@@ -138,11 +139,14 @@ pub(crate) struct Call {
     /// The instance that took the call.
     instance: OnceLock<Arc<Control>>,
     pub(crate) gate: Arc<Gate>,
+    /// What the request has seen of databases.
+    brought: Arc<Brought>,
 }
 
 impl Call {
-    pub(crate) fn new(deadline: Instant, gate: Arc<Gate>) -> Arc<Call> {
+    pub(crate) fn new(deadline: Instant, gate: Arc<Gate>, brought: Arc<Brought>) -> Arc<Call> {
         Arc::new(Call {
+            brought,
             deadline,
             failure: Mutex::new(None),
             cancelled: AtomicBool::new(false),
@@ -170,7 +174,11 @@ impl Call {
     }
 
     pub(crate) fn finish(&self) {
-        self.done.store(true, Ordering::Release);
+        if !self.done.swap(true, Ordering::AcqRel)
+            && let Some(control) = self.instance.get()
+        {
+            control.session.leave(&self.brought);
+        }
         self.changed.notify_waiters();
     }
 
@@ -230,6 +238,8 @@ impl Call {
 
 /// What the store's epoch callback, the worker and its expiration share about one instance.
 pub(crate) struct Control {
+    /// What the instance's requests have seen of databases, together.
+    session: Arc<Session>,
     calls: Mutex<Vec<Arc<Call>>>,
     /// Epoch ticks the guest ran since the instance was last idle.
     ticks: AtomicU64,
@@ -243,6 +253,7 @@ impl Control {
     pub(crate) fn new(limits: &HandlerLimits) -> Arc<Control> {
         let cpu_ticks = (limits.cpu.as_micros() / EPOCH_TICK.as_micros()).max(1) as u64;
         Arc::new(Control {
+            session: Arc::default(),
             calls: Mutex::default(),
             ticks: AtomicU64::new(0),
             taken: AtomicU64::new(0),
@@ -259,8 +270,13 @@ impl Control {
         if ticks > allowed { Err(CpuLimitReached) } else { Ok(()) }
     }
 
+    pub(crate) fn session(&self) -> Arc<Session> {
+        Arc::clone(&self.session)
+    }
+
     fn take(self: &Arc<Self>, call: Arc<Call>) {
         let _ = call.instance.set(Arc::clone(self));
+        self.session.join(&call.brought);
         let mut calls = self.calls.lock();
         calls.retain(|call| !call.is_done());
         if calls.is_empty() {

@@ -10,10 +10,12 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header, response::Parts};
 use http_body::Body;
 use http_body_util::BodyExt;
+use selvedge_replication::bookmark::Brought;
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
 };
+use wasmtime::PoolConcurrencyLimitError;
 use wasmtime_wasi_http::{
     WasiBody,
     handler::{ExpirationError, InstantiationError, TrapOrPanicError},
@@ -55,11 +57,12 @@ pub struct Invocation {
 }
 
 impl Invocation {
-    pub(crate) fn start(handler: Arc<Handler>, head: http::request::Parts, body: RequestBody) -> Invocation {
+    pub(crate) fn start(handler: Arc<Handler>, mut head: http::request::Parts, body: RequestBody) -> Invocation {
         let (head_sender, head_receiver) = oneshot::channel();
         let (sender, messages) = mpsc::channel(CHUNKS_IN_FLIGHT);
         let deadline = std::time::Instant::now() + handler.limits().wall;
-        let call = Call::new(deadline, body.gate());
+        let brought = head.extensions.remove::<Arc<Brought>>().unwrap_or_default();
+        let call = Call::new(deadline, body.gate(), brought);
         let request = http::Request::from_parts(head, body);
         let task = run(Arc::clone(&handler), request, Arc::clone(&call), head_sender, sender);
         handler.runtime().threads().spawn(task);
@@ -222,6 +225,9 @@ async fn name_failure(error: &wasmtime::Error, call: &Call) -> Failure {
         return Failure::WallDeadline;
     }
     if let Some(instantiation) = error.downcast_ref::<InstantiationError<Arc<Call>>>() {
+        if instantiation.error.is::<PoolConcurrencyLimitError>() {
+            return Failure::Overloaded;
+        }
         return Failure::Instantiate(format!("{:#}", instantiation.error));
     }
     let trapped = error.downcast_ref::<wasmtime::Trap>().is_some()
@@ -318,6 +324,8 @@ async fn pump(mut body: WasiBody, length: Length, call: &Call, messages: &mpsc::
     if let Message::Failed(failure) = &last {
         call.fail(failure.clone());
     }
+    // Before its end is told: what comes next to the instance does not share the fate of what has ended.
+    call.finish();
     let _ = messages.send(last).await;
 }
 

@@ -21,6 +21,7 @@ mod instance;
 mod invocation;
 mod output;
 
+pub use bindings::Bindings;
 pub use body::{BodyRefused, RequestBody, RequestBodyWriter, request_body};
 pub use engine::{Runtime, RuntimeSettings, StartError};
 pub use failure::Failure;

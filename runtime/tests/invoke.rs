@@ -7,7 +7,9 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use selvedge_replication::{Database, DatabaseSettings};
-use selvedge_runtime::{Failure, Handler, HandlerSpec, Invocation, LoadError, Runtime, RuntimeSettings, request_body};
+use selvedge_runtime::{
+    Bindings, Failure, Handler, HandlerSpec, Invocation, LoadError, Runtime, RuntimeSettings, request_body,
+};
 use selvedge_schema::HandlerLimits;
 
 const GUESTS: [&str; 2] = ["probe-p2", "probe-p3"];
@@ -29,7 +31,7 @@ fn spec(guest: &str, limits: HandlerLimits) -> HandlerSpec {
         limits,
         env: BTreeMap::new(),
         secrets: BTreeMap::new(),
-        bindings: BTreeMap::new(),
+        bindings: Bindings::default(),
     }
 }
 
@@ -257,7 +259,10 @@ async fn the_dictionary_reads_its_database_and_fails_as_asked() {
     let handler = runtime(&dir)
         .load(HandlerSpec {
             component: component("examples/dictionary/dictionary.wasm"),
-            bindings: BTreeMap::from([("DB".to_owned(), database)]),
+            bindings: Bindings {
+                databases: BTreeMap::from([("DB".to_owned(), database)]),
+                ..Bindings::default()
+            },
             ..spec("dictionary", tight())
         })
         .unwrap();
@@ -282,7 +287,7 @@ async fn an_application_for_spin_runs_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let database = Database::open(DatabaseSettings::new("todos", dir.path().join("todos.db"))).unwrap();
     let mut spec = spec("spin-app", HandlerLimits::default());
-    spec.bindings.insert("todos".to_owned(), database);
+    spec.bindings.databases.insert("todos".to_owned(), database);
     let handler = runtime(&dir).load(spec).unwrap();
     for (path, expected) in [
         ("/?todo=sleep", "rowid 1, changes 1: sleep 0.5\n"),
@@ -295,4 +300,21 @@ async fn an_application_for_spin_runs_unchanged() {
             "{path}"
         );
     }
+}
+
+#[tokio::test]
+async fn when_all_instances_of_the_process_are_in_use_a_handler_is_overloaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = RuntimeSettings::new(dir.path().join("artifacts"));
+    settings.instances = 2;
+    let runtime = Runtime::start(settings).unwrap();
+    let (first, second) = (load(&runtime, "probe-p2", tight()), load(&runtime, "probe-p2", tight()));
+    let mut running = [get(&first, "/sleep-mid?ms=5000"), get(&first, "/sleep-mid?ms=5000")];
+    for invocation in &mut running {
+        invocation.response_head().await.unwrap();
+    }
+    assert_eq!(failure(&second, "/hello").await, ("handler_overloaded", false));
+    drop(running);
+    let answers = async || collect(&mut get(&second, "/hello")).await.is_ok();
+    while !answers().await {}
 }

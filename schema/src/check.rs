@@ -2,6 +2,8 @@
 //!
 //! Runs on the configuration as used and points into the text. Whether two routes tie is the router's to say.
 
+mod agent_clients;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
@@ -29,6 +31,8 @@ pub(crate) fn check(config: &Config, source: &SourceMap) -> Vec<Diagnostic> {
     checker.listeners();
     checker.door();
     checker.upstreams();
+    checker.agent();
+    checker.postgres();
     checker.handlers();
     checker.routes();
     checker.unused();
@@ -116,12 +120,128 @@ impl Checker<'_> {
         }
     }
 
+    fn agent(&mut self) {
+        let config = self.config;
+        match &config.agent {
+            None => {
+                for (key, missing) in [
+                    ("listeners", config.listeners.is_empty()),
+                    ("routes", config.routes.is_empty()),
+                ] {
+                    if missing {
+                        let help = "only a file with an `agent` may be without".to_owned();
+                        self.error("", format!("`{key}` is missing or empty"), help);
+                    }
+                }
+                for (name, database) in &config.databases {
+                    if database.path.is_none() {
+                        let message = format!("database \"{name}\" has no path, and there is no agent to keep it");
+                        let help = "add `path: FILE` for a database of this machine alone, or an `agent`".to_owned();
+                        self.error(&child("/databases", name), message, help);
+                    }
+                }
+            }
+            Some(agent) => {
+                self.agent_clients(agent);
+                for (name, database) in &config.databases {
+                    if database.seed.is_some() && database.path.is_some() {
+                        let pointer = format!("{}/seed", child("/databases", name));
+                        self.error(
+                            &pointer,
+                            "only a replicated database, one without `path`, starts from a seed",
+                            None,
+                        );
+                    }
+                }
+                if let Some(listen) = agent.listen
+                    && agent.token.is_none()
+                    && !listen.ip().to_canonical().is_loopback()
+                {
+                    let message = format!("the agent listens on {listen}, which others can reach, without a token");
+                    let help = "add `token: \"${CLUSTER_TOKEN}\"`, the same at every agent".to_owned();
+                    self.error("/agent/listen", message, help);
+                }
+                if let Some(store) = &agent.store {
+                    if store.access_key_id.is_some() != store.secret_access_key.is_some() {
+                        let message = "`access_key_id` and `secret_access_key` belong together";
+                        let help = "give both, or neither to take them from the environment".to_owned();
+                        self.error("/agent/store", message, help);
+                    }
+                    if store.snapshot_interval > store.retention {
+                        let message = "no snapshot would be as old as `retention` says";
+                        let help = "make `snapshot_interval` shorter than `retention`".to_owned();
+                        self.error("/agent/store/snapshot_interval", message, help);
+                    }
+                    let plain = store.endpoint.as_deref().is_some_and(|url| url.starts_with("http://"));
+                    if plain && !store.allow_http {
+                        let message = "the store's endpoint is reached without TLS";
+                        let help = "use https, or say `allow_http: true`".to_owned();
+                        self.error("/agent/store/endpoint", message, help);
+                    }
+                }
+                if config.listeners.is_empty() != config.routes.is_empty() {
+                    let (given, missing) = match config.listeners.is_empty() {
+                        true => ("routes", "listeners"),
+                        false => ("listeners", "routes"),
+                    };
+                    self.error(
+                        &format!("/{given}"),
+                        format!("there are {given} and no {missing}"),
+                        None,
+                    );
+                }
+            }
+        }
+    }
+
+    /// Points at names and keys: a value may hold a password.
+    fn postgres(&mut self) {
+        for (name, postgres) in &self.config.postgres {
+            let pointer = child("/postgres", name);
+            let (pointer, message, help) = match (&self.config.agent, &postgres.url) {
+                (None, _) => (
+                    pointer,
+                    format!("the PostgreSQL \"{name}\" is reached through the agent, and there is none"),
+                    Some("add an `agent`: the primary's connects, the others forward to it"),
+                ),
+                (Some(agent), None) if agent.primary.is_none() => (
+                    pointer,
+                    format!("the PostgreSQL \"{name}\" has no url, and this agent is the primary"),
+                    Some("add `url: \"${file:…}\"`, a file with postgres://USER:PASSWORD@HOST/DATABASE"),
+                ),
+                (Some(agent), Some(_)) if agent.primary.is_some() => (
+                    format!("{pointer}/url"),
+                    format!("the PostgreSQL \"{name}\" has a url, but only the primary connects"),
+                    Some("leave the url, and with it the password, to the primary's configuration"),
+                ),
+                (Some(_), _) if postgres.statement_timeout > Postgres::LONGEST_STATEMENT => {
+                    let pointer = format!("{pointer}/statement_timeout");
+                    let message = format!("{}: expected at most 60s", spoken(&pointer));
+                    (pointer, message, None)
+                }
+                (Some(_), _) => continue,
+            };
+            let help = help.map(str::to_owned);
+            self.findings
+                .push(self.source.at_key(Severity::Error, &pointer, message, help));
+        }
+    }
+
     fn handlers(&mut self) {
         for (name, handler) in &self.config.handlers {
             let pointer = child("/handlers", name);
-            for (binding, Binding::Database(database)) in &handler.bindings {
-                let pointer = format!("{}/database", child(&format!("{pointer}/bindings"), binding));
-                self.defined(&pointer, "database", database, &self.config.databases);
+            for (name, binding) in &handler.bindings {
+                let pointer = child(&format!("{pointer}/bindings"), name);
+                match binding {
+                    Binding::Database(database) => {
+                        let pointer = format!("{pointer}/database");
+                        self.defined(&pointer, "database", database, &self.config.databases);
+                    }
+                    Binding::Postgres(postgres) => {
+                        let pointer = format!("{pointer}/postgres");
+                        self.defined(&pointer, "postgres", postgres, &self.config.postgres);
+                    }
+                }
             }
             for variable in handler.env.keys() {
                 if variable.is_empty() || variable.contains(['=', '\0']) {
@@ -158,8 +278,33 @@ impl Checker<'_> {
                 Target::Static(_) | Target::Redirect(_) | Target::Respond(_) => {}
             }
             self.fallback(route);
+            self.writes(route);
             self.methods(route);
             self.cache(route);
+        }
+    }
+
+    /// Which request a queued write belongs to is only known when a handler's requests do not share an instance.
+    fn writes(&mut self, route: &Route) {
+        if route.writes == Writes::Wait {
+            return;
+        }
+        let pointer = format!("{}/writes", route.pointer);
+        let Target::Handler(name) = &route.target else {
+            return self.error(&pointer, "only a handler writes to a database", None);
+        };
+        if self.config.agent.is_none() {
+            return self.error(
+                &pointer,
+                "only writes to replicated databases can be queued, and there is no `agent`",
+                None,
+            );
+        }
+        let handler = self.config.handlers.get(name);
+        if handler.is_some_and(|handler| handler.limits.reuse_concurrency > 1) {
+            let help = format!("set `limits.reuse_concurrency: 1` of handler \"{name}\"");
+            let message = "requests that share an instance would be told of each other's queued writes";
+            self.error(&pointer, message, help);
         }
     }
 
@@ -200,6 +345,20 @@ impl Checker<'_> {
             return;
         };
         let pointer = format!("{}/cache", route.pointer);
+        if let Target::Handler(name) = &route.target
+            && let Some(handler) = self.config.handlers.get(name)
+            && handler.limits.wall > LONGEST_FILL
+        {
+            let wall = format!("{}/limits/wall", child("/handlers", name));
+            let message = format!(
+                "{} caches, but {} is longer than 60s",
+                spoken(&route.pointer),
+                spoken(&wall)
+            );
+            let help = "after 60s others who wait for a page have it made once more".to_owned();
+            self.findings
+                .push(self.source.at_value(Severity::Warning, &wall, message, Some(help)));
+        }
         let Some(isr) = &policy.isr else {
             return;
         };
@@ -233,7 +392,10 @@ impl Checker<'_> {
         if let Some(nearest) = nearest(name, entries.keys().map(String::as_str)) {
             message.push_str(&format!("; did you mean \"{nearest}\"?"));
         } else if entries.is_empty() {
-            help = Some(format!("define it under `{kind}s`"));
+            help = Some(match kind {
+                "postgres" => "define it under `postgres`".to_owned(),
+                _ => format!("define it under `{kind}s`"),
+            });
         } else {
             let known: Vec<&str> = entries.keys().map(String::as_str).collect();
             help = Some(format!("defined: {}", known.join(", ")));
@@ -260,7 +422,12 @@ impl Checker<'_> {
             .chain(config.routes.iter().filter_map(|route| route.fallback.as_deref()))
             .collect();
         let bindings = config.handlers.values().flat_map(|handler| handler.bindings.values());
-        let databases: BTreeSet<&str> = bindings.map(|Binding::Database(name)| name.as_str()).collect();
+        let databases: BTreeSet<&str> = bindings
+            .filter_map(|binding| match binding {
+                Binding::Database(name) => Some(name.as_str()),
+                Binding::Postgres(_) => None,
+            })
+            .collect();
         self.warn_unused("handler", config.handlers.keys(), &handlers, "no route ends at it");
         self.warn_unused(
             "upstream",
@@ -268,9 +435,11 @@ impl Checker<'_> {
             &upstreams,
             "no route ends at it or falls back to it",
         );
+        // A primary's databases may be used elsewhere.
+        let local = config.databases.iter().filter(|(_, database)| database.path.is_some());
         self.warn_unused(
             "database",
-            config.databases.keys(),
+            local.map(|(name, _)| name),
             &databases,
             "no handler is bound to it",
         );

@@ -22,7 +22,7 @@ const GIB: u64 = 1024 * MIB;
 /// One edge: everything one YAML file says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Never empty; no two bind the same address (port 0 excepted).
+    /// Empty only if there is an agent; no two bind the same address (port 0 excepted).
     pub listeners: Vec<Listener>,
     pub admin: Option<Admin>,
     /// Where self-made certificates, compiled components and other state live.
@@ -34,11 +34,13 @@ pub struct Config {
     pub limits: DoorLimits,
     pub upstreams: BTreeMap<String, Upstream>,
     pub databases: BTreeMap<String, Database>,
+    pub postgres: BTreeMap<String, Postgres>,
+    pub agent: Option<Agent>,
     pub handlers: BTreeMap<String, Handler>,
     pub cache: CacheBudget,
     pub shutdown: Shutdown,
     pub access_log: AccessLog,
-    /// Never empty, in the order written; names are unique.
+    /// Empty only if there is an agent; in the order written; names are unique.
     pub routes: Vec<Route>,
 }
 
@@ -196,15 +198,174 @@ pub struct UpstreamTls {
     pub ca: Option<PathBuf>,
 }
 
-/// A local SQLite database.
+/// When the writes of a handler are answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Writes {
+    /// When they are done.
+    #[default]
+    Wait,
+    /// While the primary is slow, with 202 when they are queued.
+    QueueWhenSlow,
+}
+
+/// This machine's part in replication.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Agent {
+    pub name: String,
+    pub data_dir: PathBuf,
+    /// Where the proxy of this machine reaches the agent.
+    pub socket: PathBuf,
+    /// Where other agents and clients reach it.
+    pub listen: Option<SocketAddr>,
+    /// The primary's address; `None` when this is the primary.
+    pub primary: Option<String>,
+    pub token: Option<String>,
+    /// Shown on `listen`; without it, plain HTTP.
+    pub tls: Option<CertificateFiles>,
+    /// Authorities believed at the primary, besides the machine's own.
+    pub ca: Option<PathBuf>,
+    /// No two have the same token.
+    pub clients: Vec<AgentClient>,
+    pub queue_rows: u64,
+    pub queue_bytes: u64,
+    pub log_retain_bytes: u64,
+    /// Used by a primary only.
+    pub store: Option<AgentStore>,
+    pub write_timeout: Duration,
+    /// Databases that a primary holds open at one time.
+    pub open_databases: usize,
+    /// How long a read waits for what its client has seen before the primary is asked instead.
+    pub bookmark_wait: Duration,
+    /// Level 1 beyond it.
+    pub replica_lag: Duration,
+    /// Level 2 beyond it.
+    pub primary_slow: Duration,
+    pub scrub_interval: Duration,
+}
+
+impl Agent {
+    pub const QUEUE_ROWS: u64 = 100_000;
+    pub const QUEUE_BYTES: u64 = 256 * MIB;
+    pub const LOG_RETAIN_BYTES: u64 = GIB;
+    pub const OPEN_DATABASES: usize = 200;
+    pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+    pub const BOOKMARK_WAIT: Duration = Duration::from_millis(100);
+    pub const REPLICA_LAG: Duration = Duration::from_secs(60);
+    pub const PRIMARY_SLOW: Duration = Duration::from_millis(500);
+    pub const SCRUB_INTERVAL: Duration = Duration::from_secs(600);
+}
+
+/// Where a primary also keeps its databases.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AgentStore {
+    /// An absolute path, `file://` or `s3://bucket/prefix`.
+    pub url: String,
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    pub access_key_id: Option<String>,
+    pub secret_access_key: Option<String>,
+    pub allow_http: bool,
+    pub snapshot_interval: Duration,
+    pub retention: Duration,
+    pub sync_interval: Duration,
+}
+
+impl AgentStore {
+    pub const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+    pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+    pub const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+}
+
+/// The keys are not shown.
+impl fmt::Debug for AgentStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentStore")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The token is not shown.
+impl fmt::Debug for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Agent")
+            .field("name", &self.name)
+            .field("primary", &self.primary)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Who may reach one database through the agent with a client of libSQL's.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AgentClient {
+    /// At least 16 characters.
+    pub token: String,
+    pub database: String,
+    pub role: ClientRole,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientRole {
+    Read,
+    Write,
+}
+
+/// The token is not shown.
+impl fmt::Debug for AgentClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentClient")
+            .field("database", &self.database)
+            .field("role", &self.role)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A SQLite database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Database {
-    pub path: PathBuf,
+    /// `None` when it is replicated: then the agent keeps it.
+    pub path: Option<PathBuf>,
     /// Folder of `.sql` files, run once each in the order of their names.
     pub migrations: Option<PathBuf>,
+    /// What a new replicated database starts from; `None` for a local one.
+    pub seed: Option<PathBuf>,
     pub statement_timeout: Duration,
+    /// A replica further behind is not read; `None` for a local database.
+    pub max_staleness: Option<Duration>,
     /// Read-only connections; at least 1.
     pub readers: usize,
+}
+
+/// A PostgreSQL database, reached from the primary site.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Postgres {
+    /// Present exactly where the agent is the primary.
+    pub url: Option<String>,
+    /// Connections at one time; at least 1.
+    pub pool: usize,
+    /// At most [`Postgres::LONGEST_STATEMENT`].
+    pub statement_timeout: Duration,
+    /// PEM file of the authorities to believe; `None` takes the system's.
+    pub ca: Option<PathBuf>,
+}
+
+impl Postgres {
+    pub const POOL: usize = 8;
+    pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+    /// What waits for a statement, from the guest to the primary, waits a little longer.
+    pub const LONGEST_STATEMENT: Duration = Duration::from_secs(60);
+}
+
+/// The address holds a password and is not shown.
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres")
+            .field("url", &self.url.as_ref().map(|_| "(hidden)"))
+            .field("pool", &self.pool)
+            .field("statement_timeout", &self.statement_timeout)
+            .field("ca", &self.ca)
+            .finish()
+    }
 }
 
 /// A wasm component and the only capabilities it gets.
@@ -222,7 +383,12 @@ pub struct Handler {
 pub enum Binding {
     /// A key of [`Config::databases`].
     Database(String),
+    /// A key of [`Config::postgres`].
+    Postgres(String),
 }
+
+/// A reader that waits for somebody else's page to be made makes it too after this long.
+pub const LONGEST_FILL: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandlerLimits {
@@ -319,6 +485,7 @@ pub struct Route {
     /// A key of [`Config::upstreams`]; only where the target is a handler or another upstream.
     pub fallback: Option<String>,
     pub error_page: Option<PathBuf>,
+    pub writes: Writes,
     /// JSON pointer into the configuration, `/routes/3`.
     pub pointer: String,
 }

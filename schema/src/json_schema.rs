@@ -154,7 +154,7 @@ mod tests {
             }
             for (key, property) in value.get("properties").and_then(Value::as_object).into_iter().flatten() {
                 // A choice of one key describes itself, not the key.
-                if property.get("description").is_none() && !["file", "database"].contains(&key.as_str()) {
+                if property.get("description").is_none() && !["file", "database", "postgres"].contains(&key.as_str()) {
                     missing.push(key.clone());
                 }
             }

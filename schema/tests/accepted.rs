@@ -128,7 +128,9 @@ fn the_whole_vocabulary() {
     };
     assert_eq!(config.upstreams["legacy"], legacy);
     let shop = Database {
-        path: "/etc/selvedge/shop.db".into(),
+        path: Some("/etc/selvedge/shop.db".into()),
+        seed: None,
+        max_staleness: None,
         migrations: Some("/etc/selvedge/migrations".into()),
         statement_timeout: Duration::from_secs(5),
         readers: 4,
@@ -270,6 +272,26 @@ fn alternatives_of_one_key() {
 }
 
 #[test]
+fn a_store_is_a_folder_or_a_service_and_does_not_show_its_keys() {
+    let store = |text: &str| {
+        let agent = smallest(&format!("agent: {{ store: {{ {text} }} }}")).agent.unwrap();
+        assert!(!format!("{agent:?}").contains("hidden"));
+        agent.store.unwrap()
+    };
+    let folder = store("url: ./backup");
+    assert_eq!(folder.url, "/etc/selvedge/backup");
+    assert_eq!(folder.retention.as_secs(), 30 * 24 * 3600);
+    assert_eq!(store("url: \"file:///var/backup\"").url, "file:///var/backup");
+    let keys = "access_key_id: id-hidden, secret_access_key: hidden";
+    let s3 = store(&format!(
+        "url: \"s3://bucket/a/b\", endpoint: \"http://127.0.0.1:9000\", allow_http: true, sync_interval: 5s, {keys}"
+    ));
+    assert_eq!((s3.url.as_str(), s3.sync_interval.as_secs()), ("s3://bucket/a/b", 5));
+    assert_eq!(s3.secret_access_key.as_deref(), Some("hidden"));
+    assert!(!format!("{s3:?}").contains("hidden"));
+}
+
+#[test]
 fn values_from_outside_have_the_type_that_is_expected() {
     let text = r#"
 listeners:
@@ -393,5 +415,24 @@ fn the_json_schema_is_for_editors_too() {
     assert_eq!(
         schema["$defs"]["Filter"]["properties"]["rate_limit"]["required"],
         json!(["key", "rate"])
+    );
+}
+
+#[test]
+fn a_handler_may_be_slower_than_its_readers_wait_but_is_warned_about() {
+    let warnings = |wall: &str, cache: &str| {
+        let text = format!(
+            "listeners: [{{ address: 127.0.0.1:0 }}]\nhandlers: {{ app: {{ component: a.wasm, limits: {{ wall: {wall} }} }} }}\n\
+             routes: [{{ name: site, match: {{}}, handler: app, {cache} }}]\n"
+        );
+        let warnings = parse(&text).unwrap().warnings;
+        warnings.into_iter().map(|warning| warning.message).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings("60s", "cache: {}"), [""; 0]);
+    assert_eq!(warnings("61s", ""), [""; 0]);
+    let warned = warnings("61s", "cache: {}");
+    assert!(
+        matches!(warned.as_slice(), [warning] if warning.ends_with("longer than 60s")),
+        "{warned:?}"
     );
 }

@@ -74,3 +74,61 @@ fn mistakes_are_explained() {
     }
     insta::assert_snapshot!(told);
 }
+
+/// Who connects to a PostgreSQL, and who must not.
+#[test]
+fn only_the_primary_has_an_address() {
+    const PRIMARY: &str = "agent: { name: a }\n";
+    const REPLICA: &str = "agent: { primary: \"http://127.0.0.1:1\" }\n";
+    for (part, told) in [
+        (
+            "postgres: { old: { url: \"postgres://a@b/c\" } }\n".to_owned(),
+            "reached through the agent, and there is none",
+        ),
+        (
+            format!("{PRIMARY}postgres: {{ old: {{}} }}\n"),
+            "has no url, and this agent is the primary",
+        ),
+        (
+            format!("{REPLICA}postgres: {{ old: {{ url: \"postgres://a@b/c\" }} }}\n"),
+            "has a url, but only the primary connects",
+        ),
+        (
+            format!("{PRIMARY}postgres: {{ old: {{ url: x, statement_timeout: 61s }} }}\n"),
+            "expected at most 60s",
+        ),
+        (
+            format!(
+                "{REPLICA}postgres: {{ old: {{}} }}\nhandlers: {{ a: {{ component: a.wasm, bindings: {{ PG: {{ postgres: odl }} }} }} }}\n"
+            ),
+            "the postgres \"odl\" is not defined; did you mean \"old\"?",
+        ),
+    ] {
+        let shown = refused(&part);
+        assert!(shown.contains(told), "{part}{shown}");
+        assert!(!shown.contains("a@b"), "{part}{shown}");
+    }
+}
+
+#[test]
+fn a_store_says_what_is_wrong_with_it() {
+    for (store, expected) in [
+        (
+            "url: s3://b, access_key_id: a",
+            "`access_key_id` and `secret_access_key` belong together",
+        ),
+        (
+            "url: ./b, snapshot_interval: 60d",
+            "no snapshot would be as old as `retention` says",
+        ),
+        (
+            "url: s3://b, endpoint: \"http://x\"",
+            "the store's endpoint is reached without TLS",
+        ),
+        ("url: \"gs://b\"", "agent.store.url"),
+        ("region: x", "url"),
+    ] {
+        let told = refused(&format!("agent: {{ store: {{ {store} }} }}\n"));
+        assert!(told.contains(expected), "{store}: {told}");
+    }
+}

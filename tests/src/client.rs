@@ -2,10 +2,13 @@
 //!
 //! None follows redirects, none goes through a proxy, and certificates are not verified unless a test says so.
 
+use std::io;
 use std::path::Path;
 use std::sync::Once;
 
-use reqwest::{Client, ClientBuilder, Response};
+use bytes::Bytes;
+use reqwest::{Body, Client, ClientBuilder, Response};
+use tokio::sync::mpsc;
 
 use crate::peer;
 
@@ -57,6 +60,15 @@ pub fn header<'a>(response: &'a Response, name: &str) -> &'a str {
         .get(name)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default()
+}
+
+/// A body that is sent piece by piece, and where the pieces go in. Dropping the sender ends it; an error breaks it off.
+pub fn streamed() -> (mpsc::Sender<io::Result<Bytes>>, Body) {
+    let (sender, receiver) = mpsc::channel(1);
+    let pieces = futures::stream::unfold(receiver, |mut receiver| async {
+        receiver.recv().await.map(|piece| (piece, receiver))
+    });
+    (sender, Body::wrap_stream(pieces))
 }
 
 /// What the real curl made of a request.

@@ -51,6 +51,7 @@ pub struct Setup {
     directory: TempDir,
     config: PathBuf,
     environment: Vec<(String, String)>,
+    options: Vec<String>,
 }
 
 impl Edge {
@@ -73,6 +74,7 @@ impl Edge {
             directory,
             config,
             environment: Vec::new(),
+            options: Vec::new(),
         }
     }
 
@@ -82,6 +84,7 @@ impl Edge {
             directory,
             config: path.as_ref().to_owned(),
             environment: Vec::new(),
+            options: Vec::new(),
         }
     }
 
@@ -245,6 +248,12 @@ impl Setup {
         self
     }
 
+    /// A further option of `selvedge run`.
+    pub fn option(mut self, option: &str) -> Setup {
+        self.options.push(option.to_owned());
+        self
+    }
+
     /// Starts the executable and waits until it serves; panics with the log when it ends instead.
     pub async fn start(self) -> Edge {
         match self.try_start().await {
@@ -262,6 +271,7 @@ impl Setup {
             directory,
             config,
             environment,
+            options,
         } = self;
         let ready_file = directory.path().join("ready.json");
         let mut command = Command::new(executable::executable());
@@ -270,6 +280,7 @@ impl Setup {
             .arg(&config)
             .arg("--ready-file")
             .arg(&ready_file)
+            .args(options)
             .envs(environment);
         let mut process = Process::start(command, directory.path());
         let ready = wait_for("the edge to serve", async || {

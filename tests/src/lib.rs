@@ -4,6 +4,7 @@
 //! the log. Everything listens on a free port, lives in a temporary directory, ends by its process id, and waits for a
 //! condition with a deadline, never for a duration. Whatever fails, fails by panicking with the edge's log in the text.
 
+pub mod agent;
 pub mod edge;
 pub mod executable;
 pub mod process;
@@ -18,11 +19,15 @@ pub mod wire;
 
 pub mod certificate;
 pub mod nginx;
+pub mod node;
 pub mod peer;
+pub mod postgres;
 
+pub use agent::Agent;
 pub use edge::Edge;
 pub use nginx::Nginx;
 pub use origin::Origin;
+pub use postgres::Postgres;
 pub use raw::Connection;
 pub use reply::{Gate, Reply};
 pub use wait::wait_until;

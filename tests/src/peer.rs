@@ -39,6 +39,19 @@ pub fn skip(reason: &str) {
         .expect("noting a skipped test");
 }
 
+/// The dictionary that `cargo xtask data` builds for the demo; `None` tells the test to return.
+///
+/// # Panics
+/// When it is missing and `CI` is set.
+pub fn dictionary() -> Option<PathBuf> {
+    let path = crate::executable::repository().join("target/demo/dictionary.db");
+    if !path.exists() {
+        skip("there is no target/demo/dictionary.db; `cargo xtask data` builds it");
+        return None;
+    }
+    Some(path)
+}
+
 fn is_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
 }

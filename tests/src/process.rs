@@ -18,6 +18,10 @@ pub enum Signal {
     Interrupt,
     /// End at once, with no chance to tidy up.
     Kill,
+    /// Stand still, with everything held.
+    Pause,
+    /// Go on after a pause.
+    Resume,
 }
 
 #[derive(Debug)]
@@ -70,6 +74,8 @@ impl Process {
             Signal::HangUp => libc::SIGHUP,
             Signal::Interrupt => libc::SIGINT,
             Signal::Kill => libc::SIGKILL,
+            Signal::Pause => libc::SIGSTOP,
+            Signal::Resume => libc::SIGCONT,
         };
         let id = libc::pid_t::try_from(self.child.id()).expect("a process id fits pid_t");
         #[expect(unsafe_code, reason = "std sends no signal but SIGKILL")]

@@ -1,7 +1,8 @@
 //! The response cache, seen from outside: what is asked of the origin, and what each reader gets.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use selvedge_tests::client::{self, header};
 use selvedge_tests::wait::wait_for;
@@ -518,4 +519,55 @@ async fn the_fallbacks_page_is_not_the_handlers() {
         assert_eq!(response.text().await.expect("a body"), "legacy");
     }
     assert_eq!(legacy.count("/"), 2);
+}
+
+#[tokio::test]
+async fn a_purge_with_a_url_that_has_no_page_purges_none() {
+    let origin = Origin::start();
+    origin.reply("/page", Reply::ok("page").header("cache-control", "max-age=600"));
+    let edge = edge(&origin, "{}").await;
+    page(&edge, "/page").await;
+    let urls = serde_json::json!({ "urls": [edge.url("/page"), "no url"] });
+    let refused = client::client().post(edge.admin_url("/purge")).json(&urls).send().await;
+    assert_eq!(refused.expect("an answer").status(), 400);
+    assert!(page(&edge, "/page").await.1.contains("; hit"));
+}
+
+#[tokio::test]
+async fn however_many_pages_turn_stale_they_are_regenerated_a_few_at_a_time() {
+    const PAGES: usize = 80;
+    const AT_ONCE: usize = 64;
+    let origin = Origin::start();
+    let gate = Gate::new();
+    let (made, held) = (Mutex::new(HashSet::new()), gate.clone());
+    origin.answer("/*", move |request| {
+        let first = made.lock().expect("no panic").insert(request.target.clone());
+        let reply = Reply::ok("page");
+        if first { reply } else { reply.after(&held) }
+    });
+    let edge = edge(&origin, "{ isr: { revalidate: 1s } }").await;
+    let all = async |wanted: &str| {
+        let mut seen = 0;
+        for number in 0..PAGES {
+            let (body, status) = page(&edge, &format!("/{number}")).await;
+            assert_eq!(body, "page", "{status}");
+            seen += usize::from(status.contains(wanted));
+        }
+        seen
+    };
+    all("miss").await;
+    wait_for("more stale pages than are regenerated", async || {
+        (all("too-many-regenerations").await > 0).then_some(())
+    })
+    .await;
+    gate.reached_by(AT_ONCE).await;
+    all("").await;
+    assert_eq!(origin.requests().len(), PAGES + AT_ONCE);
+    gate.open();
+    let regenerated = "selvedge_regenerations_total{outcome=\"succeeded\",route=\"pages\"}";
+    wait_for("all to be regenerated", async || {
+        all("").await;
+        (edge.metric(regenerated).await >= Some(PAGES as f64)).then_some(())
+    })
+    .await;
 }

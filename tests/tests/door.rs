@@ -1,5 +1,6 @@
 //! What a client may do at the door: framing, paths, sizes, times, and who it can pretend to be.
 
+use selvedge_tests::client;
 use selvedge_tests::wait::wait_for;
 use selvedge_tests::{Connection, Edge, Origin, Reply};
 
@@ -229,5 +230,73 @@ async fn connections_are_kept_and_requests_queue_on_them() {
         assert_eq!(expecting.receive().await.status, 200);
     } else {
         assert_eq!(status, 200);
+    }
+}
+
+#[tokio::test]
+async fn encrypted_connections_are_bounded_whatever_protocol_they_speak() {
+    let edge = Edge::start(
+        "listeners: [{ address: 127.0.0.1:0, tls: { self_signed: [localhost] } }]\n\
+         limits: { connections_per_address: 3 }\nroutes: [{ match: { path: /* }, respond: { body: hi } }]\n",
+    )
+    .await;
+    // Each client has a connection of its own and keeps it.
+    let clients: Vec<_> = [client::http2, client::http1, client::http2]
+        .map(|client| client())
+        .into();
+    for client in &clients {
+        assert_eq!(
+            client
+                .get(edge.https_url("/"))
+                .send()
+                .await
+                .expect("an answer")
+                .status(),
+            200
+        );
+    }
+    assert_eq!(edge.metric("selvedge_connections").await, Some(3.0));
+    for client in [client::http2(), client::http1()] {
+        let refused = client.get(edge.https_url("/")).send().await;
+        assert!(refused.is_err(), "{refused:?}");
+    }
+    assert!(edge.metric("selvedge_connections_refused_total").await >= Some(2.0));
+    drop(clients);
+    wait_for("a place", async || {
+        client::http2().get(edge.https_url("/")).send().await.ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_filter_refuses_is_told_with_its_reason() {
+    let edge = Edge::start(
+        "routes:\n  \
+         - match: { path: /rewritten/* }\n    respond: {}\n    \
+           filters: [{ rewrite: { regex: { pattern: ^/rewritten/, with: \"/%2f\" } } }]\n  \
+         - match: { path: /private }\n    respond: {}\n    \
+           filters: [{ basic_auth: { users: { ada: \"$2b$10$abcdefghijklmnopqrstuuDfEgzGOPr9cTvf4vzwJQ4xs9K4Uanq.\" } } }]\n  \
+         - match: { path: /limited }\n    respond: {}\n    \
+           filters: [{ rate_limit: { key: client_ip, rate: 1/h, burst: 1 } }]\n",
+    )
+    .await;
+    edge.get("/limited").await;
+    for (number, (path, status, error, reason)) in [
+        ("/rewritten/", 400, "http_request_error", "rewrite_invalid"),
+        ("/private", 401, "http_request_denied", "basic_auth_missing"),
+        ("/limited", 429, "http_request_denied", "rate_limited"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let response = edge.get(path).await;
+        let expected = format!("selvedge; error={error}; details=\"{reason}\"");
+        assert_eq!(
+            (response.status().as_u16(), client::header(&response, "proxy-status")),
+            (status, expected.as_str()),
+            "{path}"
+        );
+        let entry = edge.access_log_of(number + 2).await[number + 1].clone();
+        assert_eq!(entry["reason"], reason, "{entry}");
     }
 }

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use selvedge_tests::Edge;
 use selvedge_tests::executable::repository;
+use selvedge_tests::{Edge, peer};
 
 /// A file system of 256 KiB, for as long as this lives.
 struct SmallDisk<'a>(&'a Path);
@@ -40,7 +40,7 @@ impl Drop for SmallDisk<'_> {
 async fn a_full_disk_stops_writes_and_nothing_else() {
     let folder = tempfile::tempdir().expect("a folder");
     let Some(disk) = SmallDisk::mount(folder.path()) else {
-        println!("SKIPPED a_full_disk_stops_writes_and_nothing_else: this user may not mount a file system");
+        peer::skip("this user may not mount a file system");
         return;
     };
     let component = repository().join("tests/guests/probe-p2.wasm");

@@ -13,15 +13,20 @@ const LISTENERS: &str = "listeners:\n  - { address: 127.0.0.1:0 }\n  \
     - { address: 127.0.0.1:0, tls: { self_signed: [localhost] } }\n";
 
 /// Small enough that each limit is met within a test, large enough for a guest that behaves.
-const SMALL: &str = "cpu: 200ms, wall: 1s, memory: 16MiB, response_header: 8KiB";
+/// Far more time by the clock than on a processor: a busy machine must not turn the one failure into the other.
+const SMALL: &str = "cpu: 50ms, wall: 3s, memory: 16MiB, response_header: 8KiB";
+
+/// The handlers of both interfaces: `wasi:http` 0.2 and 0.3.
+const PROBES: [&str; 2] = ["probe-p2", "probe-p3"];
 
 /// What fails before the head: path, status, reason, RFC 9209 error.
-const BEFORE_THE_HEAD: [(&str, u16, &str, &str); 7] = [
+const BEFORE_THE_HEAD: [(&str, u16, &str, &str); 8] = [
     ("/trap-before", 502, "handler_trap", "http_response_incomplete"),
     ("/panic", 502, "handler_trap", "http_response_incomplete"),
     ("/loop", 502, "handler_cpu_limit", "http_response_incomplete"),
     ("/sleep?ms=60000", 504, "handler_wall_deadline", "http_response_timeout"),
-    ("/no-response", 502, "handler_no_response", "http_response_incomplete"),
+    ("/exhaust", 502, "handler_memory_limit", "http_response_incomplete"),
+    (NO_RESPONSE, 502, "handler_no_response", "http_response_incomplete"),
     ("/error", 502, "handler_bad_response", "http_protocol_error"),
     (
         "/big-header?bytes=9000",
@@ -30,6 +35,15 @@ const BEFORE_THE_HEAD: [(&str, u16, &str, &str); 7] = [
         "http_protocol_error",
     ),
 ];
+
+/// What a 0.3 guest cannot do: its call returns a response or an error.
+const NO_RESPONSE: &str = "/no-response";
+
+/// The failures before the head that a guest can show.
+fn failures_of(guest: &str) -> impl Iterator<Item = (usize, (&'static str, u16, &'static str, &'static str))> {
+    let possible = move |(path, ..): &(&str, u16, &str, &str)| guest == "probe-p2" || *path != NO_RESPONSE;
+    BEFORE_THE_HEAD.into_iter().filter(possible).enumerate()
+}
 
 /// The handler `name` on every path, with these limits; `more` are further lines of the route.
 fn serving(name: &str, component: &Path, limits: &str, more: &str) -> String {
@@ -43,6 +57,15 @@ fn serving(name: &str, component: &Path, limits: &str, more: &str) -> String {
 /// The probe behind a listener for HTTP/1.1 and one for HTTP/2, which takes TLS.
 fn probe(limits: &str, more: &str) -> String {
     LISTENERS.to_owned() + &serving("probe", &repository().join("tests/guests/probe-p2.wasm"), limits, more)
+}
+
+/// The same with the guest of either interface; an instance of the newer one is kept for a moment only, so that "in use"
+/// soon means the same for both.
+fn probe_of(guest: &str, limits: &str, more: &str) -> String {
+    let component = repository().join("tests/guests").join(guest).with_extension("wasm");
+    let separator = if limits.is_empty() { "" } else { ", " };
+    let limits = format!("{limits}{separator}idle: 10ms");
+    LISTENERS.to_owned() + &serving("probe", &component, &limits, more)
 }
 
 fn legacy(origin: &Origin) -> String {
@@ -82,16 +105,22 @@ async fn instances_become(edge: &Edge, count: f64) {
 
 #[tokio::test]
 async fn every_failure_before_the_head_is_in_the_answer_the_log_and_the_metrics() {
-    let edge = Edge::start(&probe(SMALL, "")).await;
-    for (number, (path, status, reason, error)) in BEFORE_THE_HEAD.into_iter().enumerate() {
+    for guest in PROBES {
+        failures_before_the_head_are_told(guest).await;
+    }
+}
+
+async fn failures_before_the_head_are_told(guest: &str) {
+    let edge = Edge::start(&probe_of(guest, SMALL, "")).await;
+    for (number, (path, status, reason, error)) in failures_of(guest) {
         let response = edge.get(path).await;
         let expected = format!("selvedge; error={error}; details=\"probe: {reason}\"");
         assert_eq!(
             (response.status().as_u16(), header(&response, "proxy-status")),
             (status, expected.as_str()),
-            "{path}"
+            "{path} of {guest}"
         );
-        assert_eq!(header(&response, "cache-control"), "no-store", "{path}");
+        assert_eq!(header(&response, "cache-control"), "no-store", "{path} of {guest}");
         let entry = edge.access_log_of(number + 1).await[number].clone();
         assert_eq!(
             (
@@ -106,7 +135,7 @@ async fn every_failure_before_the_head_is_in_the_answer_the_log_and_the_metrics(
         ("handler_trap", 2.0),
         ("handler_cpu_limit", 1.0),
         ("handler_wall_deadline", 1.0),
-        ("handler_no_response", 1.0),
+        ("handler_memory_limit", 1.0),
         ("handler_bad_response", 2.0),
     ] {
         let sample = format!("selvedge_attempts_failed_total{{kind=\"handler\",name=\"probe\",reason=\"{reason}\"}}");
@@ -129,23 +158,29 @@ async fn every_failure_before_the_head_is_in_the_answer_the_log_and_the_metrics(
 
 #[tokio::test]
 async fn every_failure_before_the_head_is_answered_by_the_fallback() {
+    for guest in PROBES {
+        failures_before_the_head_fall_back(guest).await;
+    }
+}
+
+async fn failures_before_the_head_fall_back(guest: &str) {
     let origin = counting();
-    let edge = Edge::start(&(legacy(&origin) + &probe(SMALL, "    fallback: legacy\n"))).await;
-    for (number, (path, _, reason, error)) in BEFORE_THE_HEAD.into_iter().enumerate() {
+    let edge = Edge::start(&(legacy(&origin) + &probe_of(guest, SMALL, "    fallback: legacy\n"))).await;
+    for (number, (path, _, reason, error)) in failures_of(guest) {
         let request = client::client().post(edge.url(path)).body("four");
         let response = request.send().await.expect("an answer");
         let expected = format!("selvedge; error={error}; details=\"probe: {reason}; answered by legacy\"");
         assert_eq!(
             (response.status().as_u16(), header(&response, "proxy-status")),
             (200, expected.as_str()),
-            "{path}"
+            "{path} of {guest}"
         );
-        assert_eq!(text(response).await, "legacy got 4 bytes", "{path}");
+        assert_eq!(text(response).await, "legacy got 4 bytes", "{path} of {guest}");
         let entry = edge.access_log_of(number + 1).await[number].clone();
         assert_eq!(
             (entry["failed"]["reason"].as_str(), entry["answered_by_name"].as_str()),
             (Some(reason), Some("legacy")),
-            "{path}"
+            "{path} of {guest}"
         );
     }
 }
@@ -215,8 +250,14 @@ async fn the_dictionary_fails_on_purpose_as_its_paths_say() {
 
 #[tokio::test]
 async fn a_broken_body_is_cut_for_clients_of_both_protocols_and_never_stored() {
+    for guest in PROBES {
+        broken_bodies_are_cut(guest).await;
+    }
+}
+
+async fn broken_bodies_are_cut(guest: &str) {
     let cache = "    cache: { isr: { revalidate: 1h, allow_query: [after, length, cc, ms, delay_ms] } }\n";
-    let edge = Edge::start(&probe("cpu: 200ms, wall: 1s", cache)).await;
+    let edge = Edge::start(&probe_of(guest, "cpu: 200ms, wall: 1s", cache)).await;
     for path in [
         "/trap-after-head",
         "/trap-mid?cc=max-age%3D3600",
@@ -235,12 +276,12 @@ async fn a_broken_body_is_cut_for_clients_of_both_protocols_and_never_stored() {
                 Ok(response) => {
                     let status = response.status();
                     let body = response.bytes().await;
-                    assert!(body.is_err(), "{path} over {protocol}: {status} {body:?}");
+                    assert!(body.is_err(), "{path} of {guest} over {protocol}: {status} {body:?}");
                 }
             }
             assert!(
                 invocations(&edge).await > before,
-                "{path} over {protocol} was answered from the cache"
+                "{path} of {guest} over {protocol} was answered from the cache"
             );
         }
     }
@@ -254,17 +295,23 @@ async fn invocations(edge: &Edge) -> f64 {
 
 #[tokio::test]
 async fn curl_calls_a_cut_a_cut() {
-    let edge = Edge::start(&probe("cpu: 200ms, wall: 1s", "")).await;
+    for guest in PROBES {
+        curl_sees_the_cut(guest).await;
+    }
+}
+
+async fn curl_sees_the_cut(guest: &str) {
+    let edge = Edge::start(&probe_of(guest, "cpu: 200ms, wall: 1s", "")).await;
     // What the guest wrote first has left before it fails, so that the failure cannot become a status any more.
     for path in ["/sleep-mid?ms=60000", "/loop-mid"] {
         for (url, protocol, exit) in [(edge.url(path), "--http1.1", 18), (edge.https_url(path), "--http2", 92)] {
             let Some(curl) = client::curl(&[&url, protocol, "--write-out", "%{http_code}"]).await else {
                 return;
             };
-            assert_eq!(curl.exit, exit, "{path} {protocol}: {curl:?}");
+            assert_eq!(curl.exit, exit, "{path} of {guest} {protocol}: {curl:?}");
             assert!(
                 curl.stdout.starts_with("before the ") && curl.stdout.ends_with("200"),
-                "{path} {protocol}: {curl:?}"
+                "{path} of {guest} {protocol}: {curl:?}"
             );
         }
     }
@@ -272,22 +319,34 @@ async fn curl_calls_a_cut_a_cut() {
 
 #[tokio::test]
 async fn a_hundred_megabytes_are_echoed_over_both_protocols() {
-    let edge = Edge::start(&probe("request_body: 120MiB, cpu: 20s", "")).await;
+    for guest in PROBES {
+        a_hundred_megabytes_come_back(guest).await;
+    }
+}
+
+async fn a_hundred_megabytes_come_back(guest: &str) {
+    let edge = Edge::start(&probe_of(guest, "request_body: 120MiB, cpu: 20s", "")).await;
     let body: Vec<u8> = (0..100 * 1024 * 1024_u32)
         .map(|position| (position % 251) as u8)
         .collect();
     for (client, base, protocol) in protocols(&edge) {
         let echoed = client.post(base.clone() + "/echo").body(body.clone()).send().await;
         let echoed = echoed.expect("an answer").bytes().await;
-        let echoed = echoed.unwrap_or_else(|error| panic!("{protocol}: {error:?}"));
-        assert!(echoed == body, "{protocol}: {} bytes came back", echoed.len());
+        let echoed = echoed.unwrap_or_else(|error| panic!("{guest}, {protocol}: {error:?}"));
+        assert!(echoed == body, "{guest}, {protocol}: {} bytes came back", echoed.len());
     }
 }
 
 #[tokio::test]
 async fn a_request_body_over_its_limit_is_413_however_it_is_framed() {
+    for guest in PROBES {
+        bodies_over_the_limit_are_413(guest).await;
+    }
+}
+
+async fn bodies_over_the_limit_are_413(guest: &str) {
     const LIMIT: usize = 1024;
-    let edge = Edge::start(&probe("request_body: 1KiB", "")).await;
+    let edge = Edge::start(&probe_of(guest, "request_body: 1KiB", "")).await;
     for (client, base, protocol) in protocols(&edge) {
         for (bytes, status) in [(LIMIT, 200), (LIMIT + 1, 413), (50 * LIMIT, 413)] {
             let response = client
@@ -296,7 +355,11 @@ async fn a_request_body_over_its_limit_is_413_however_it_is_framed() {
                 .send()
                 .await;
             let response = response.unwrap_or_else(|error| panic!("{bytes} bytes over {protocol}: {error:?}"));
-            assert_eq!(response.status().as_u16(), status, "{bytes} bytes over {protocol}");
+            assert_eq!(
+                response.status().as_u16(),
+                status,
+                "{bytes} bytes to {guest} over {protocol}"
+            );
         }
     }
     for (bytes, status) in [(LIMIT, 200), (LIMIT + 1, 413)] {
@@ -305,14 +368,48 @@ async fn a_request_body_over_its_limit_is_413_however_it_is_framed() {
         connection
             .send(format!("{head}{bytes:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(bytes)))
             .await;
-        assert_eq!(connection.receive().await.status, status, "{bytes} bytes in a chunk");
+        assert_eq!(
+            connection.receive().await.status,
+            status,
+            "{bytes} bytes in a chunk to {guest}"
+        );
     }
     instances_become(&edge, 0.0).await;
 }
 
 #[tokio::test]
+async fn an_empty_body_ends_for_the_guest_however_it_is_framed() {
+    for guest in PROBES {
+        let edge = Edge::start(&probe_of(guest, "", "")).await;
+        for (client, base, protocol) in protocols(&edge) {
+            let response = client.post(base + "/drain").body("").send().await;
+            let drained = text(response.expect("an answer")).await;
+            assert!(drained.starts_with("bytes 0\n"), "{guest} over {protocol}: {drained}");
+        }
+        for framing in [
+            "",
+            "Content-Length: 0\r\n\r\n",
+            "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ] {
+            let mut connection = Connection::open(edge.address()).await;
+            let end = if framing.is_empty() { "\r\n" } else { "" };
+            let request = format!("POST /drain HTTP/1.1\r\nHost: a\r\n{framing}{end}");
+            connection.send(request).await;
+            let drained = connection.receive().await.text();
+            assert!(drained.starts_with("bytes 0\n"), "{guest} {framing:?}: {drained}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_in_any_phase_ends_its_guest() {
-    let edge = Edge::start(&probe("wall: 5m", "")).await;
+    for guest in PROBES {
+        leaving_ends_the_guest(guest).await;
+    }
+}
+
+async fn leaving_ends_the_guest(guest: &str) {
+    let edge = Edge::start(&probe_of(guest, "wall: 5m", "")).await;
     for request in [
         "GET /sleep?ms=200000 HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET /sleep-mid?ms=200000 HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -330,6 +427,22 @@ async fn a_client_that_leaves_in_any_phase_ends_its_guest() {
     instances_become(&edge, 1.0).await;
     leaving.abort();
     instances_become(&edge, 0.0).await;
+    let leaving = client.get(edge.https_url("/sleep-mid?ms=200000")).send().await;
+    let leaving = leaving.expect("a head");
+    instances_become(&edge, 1.0).await;
+    drop(leaving);
+    instances_become(&edge, 0.0).await;
+    for path in ["/drain", "/echo", "/sleep?ms=200000"] {
+        let (pieces, body) = client::streamed();
+        let leaving = tokio::spawn(client.post(edge.https_url(path)).body(body).send());
+        let sent = pieces.send(Ok("some".into())).await;
+        sent.expect("the request is being sent");
+        instances_become(&edge, 1.0).await;
+        let left = pieces.send(Err(std::io::ErrorKind::BrokenPipe.into())).await;
+        left.expect("the request is still being sent");
+        leaving.abort();
+        instances_become(&edge, 0.0).await;
+    }
 }
 
 #[tokio::test]
@@ -366,7 +479,13 @@ async fn a_full_handler_is_503_with_its_reason_and_is_free_again() {
 
 #[tokio::test]
 async fn what_may_have_no_body_has_none_over_both_protocols() {
-    let edge = Edge::start(&probe("", "")).await;
+    for guest in PROBES {
+        bodiless_answers_have_no_body(guest).await;
+    }
+}
+
+async fn bodiless_answers_have_no_body(guest: &str) {
+    let edge = Edge::start(&probe_of(guest, "", "")).await;
     for (client, base, protocol) in protocols(&edge) {
         for (method, path, status) in [
             (reqwest::Method::HEAD, "/hello", 200),
@@ -379,9 +498,9 @@ async fn what_may_have_no_body_has_none_over_both_protocols() {
                 .send()
                 .await
                 .expect("an answer");
-            assert_eq!(response.status().as_u16(), status, "{path} over {protocol}");
+            assert_eq!(response.status().as_u16(), status, "{path} of {guest} over {protocol}");
             let body = response.bytes().await.expect("an ended body");
-            assert!(body.is_empty(), "{path} over {protocol}: {body:?}");
+            assert!(body.is_empty(), "{path} of {guest} over {protocol}: {body:?}");
         }
     }
 }
@@ -458,7 +577,13 @@ async fn a_guest_of_either_interface_can_tell_the_scheme_the_client_used() {
 
 #[tokio::test]
 async fn a_guest_may_answer_before_it_reads_and_write_long_before_it_ends() {
-    let edge = Edge::start(&probe("", "")).await;
+    for guest in PROBES {
+        early_answers_arrive_early(guest).await;
+    }
+}
+
+async fn early_answers_arrive_early(guest: &str) {
+    let edge = Edge::start(&probe_of(guest, "", "")).await;
     let early = client::client()
         .post(edge.url("/never-read"))
         .body("a short body")
@@ -475,7 +600,13 @@ async fn a_guest_may_answer_before_it_reads_and_write_long_before_it_ends() {
 
 #[tokio::test]
 async fn an_echo_answers_each_piece_before_the_next_is_sent() {
-    let edge = Edge::start(&probe("", "")).await;
+    for guest in PROBES {
+        an_echo_answers_piece_by_piece(guest).await;
+    }
+}
+
+async fn an_echo_answers_piece_by_piece(guest: &str) {
+    let edge = Edge::start(&probe_of(guest, "", "")).await;
     let mut connection = Connection::open(edge.address()).await;
     connection
         .send("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -491,7 +622,13 @@ async fn an_echo_answers_each_piece_before_the_next_is_sent() {
 
 #[tokio::test]
 async fn what_a_guest_prints_is_in_the_process_log_under_its_handlers_name() {
-    let component = repository().join("tests/guests/probe-p2.wasm");
+    for guest in PROBES {
+        prints_reach_the_log(guest).await;
+    }
+}
+
+async fn prints_reach_the_log(guest: &str) {
+    let component = repository().join("tests/guests").join(guest).with_extension("wasm");
     let yaml = serving("talkative", &component, "", "");
     let edge = Edge::configure(&yaml).env("SELVEDGE_LOG_FORMAT", "json").start().await;
     edge.get("/log?line=remember").await;
@@ -510,8 +647,14 @@ async fn what_a_guest_prints_is_in_the_process_log_under_its_handlers_name() {
 
 #[tokio::test]
 async fn a_guest_has_exactly_its_environment_no_files_and_no_network() {
+    for guest in PROBES {
+        a_guest_has_only_its_environment(guest).await;
+    }
+}
+
+async fn a_guest_has_only_its_environment(guest: &str) {
     let origin = counting();
-    let yaml = probe("", "").replace("    limits", "    env: { STAGE: test, EMPTY: \"\" }\n    limits");
+    let yaml = probe_of(guest, "", "").replace("    limits", "    env: { STAGE: test, EMPTY: \"\" }\n    limits");
     let edge = Edge::configure(&yaml).env("SECRET_OF_THE_HOST", "x").start().await;
     let environment = text(edge.get("/env").await).await;
     let mut lines: Vec<&str> = environment.lines().filter(|line| line.starts_with("env ")).collect();
@@ -592,7 +735,7 @@ async fn a_guest_of_the_newest_interface_sees_scheme_authority_and_trailers_pass
         plain.contains(&format!("scheme http\nauthority {authority}\n")),
         "{plain}"
     );
-    assert!(plain.contains(&format!("host: {authority}\n")), "{plain}");
+    assert!(plain.contains(&format!("header host: {authority}\n")), "{plain}");
     let encrypted = text(client::get(&edge.https_url("/headers")).await).await;
     let authority = format!("localhost:{}", edge.tls_address().port());
     assert!(
@@ -603,14 +746,14 @@ async fn a_guest_of_the_newest_interface_sees_scheme_authority_and_trailers_pass
         return;
     };
     assert!(
-        curl.stdout.contains("hello\n") && curl.stdout.contains("x-checksum: abc"),
+        curl.stdout.contains("a body with trailers\n") && curl.stdout.contains("x-checksum: abc123"),
         "{}",
         curl.stdout
     );
 }
 
 #[tokio::test]
-async fn requests_that_share_an_instance_share_its_trap_and_nothing_else() {
+async fn requests_that_share_an_instance_share_its_trap() {
     let component = repository().join("tests/guests/probe-p3.wasm");
     let yaml = format!(
         "handlers: {{ probe: {{ component: {} }} }}\nroutes: [{{ match: {{}}, handler: probe }}]\n",
@@ -618,14 +761,14 @@ async fn requests_that_share_an_instance_share_its_trap_and_nothing_else() {
     );
     let edge = Edge::start(&yaml).await;
     let mut waiting = Connection::open(edge.address()).await;
-    waiting.send("GET /sleep HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    waiting.send("GET /sleep?ms=20000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
     wait_for("the guest to run", async || {
         edge.metric("selvedge_handler_invocations_total{handler=\"probe\"}")
             .await
             .filter(|count| *count == 1.0)
     })
     .await;
-    let trapped = edge.get("/trap").await;
+    let trapped = edge.get("/trap-before").await;
     // Whose call it was cannot be told once they share an instance, so both are told the same.
     assert!(
         header(&trapped, "proxy-status").contains("handler_neighbour"),
@@ -640,4 +783,100 @@ async fn requests_that_share_an_instance_share_its_trap_and_nothing_else() {
         "{neighbour:?}"
     );
     assert_eq!(text(edge.get("/").await).await, "hello\n");
+}
+
+#[tokio::test]
+async fn a_large_upload_that_nobody_reads_is_answered_all_the_same() {
+    const BYTES: usize = 20 * 1024 * 1024;
+    let edge = Edge::start(&probe("request_body: 32MiB", "")).await;
+    for (client, base, protocol) in protocols(&edge) {
+        let sent = client.post(base + "/never-read").body(vec![b'x'; BYTES]).send().await;
+        let response = sent.unwrap_or_else(|error| panic!("{protocol}: {error:?}"));
+        assert_eq!(response.status(), 200, "{protocol}");
+        assert_eq!(text(response).await, "never read\n", "{protocol}");
+    }
+    // A client that has its whole answer may leave the rest unsent.
+    for entry in edge.access_log_of(2).await {
+        assert_eq!(entry["status"], 200, "{entry}");
+        assert!(
+            entry["reason"].is_null() || entry["reason"] == "downstream_closed",
+            "{entry}"
+        );
+    }
+    nothing_is_in_flight(&edge).await;
+}
+
+async fn nothing_is_in_flight(edge: &Edge) {
+    wait_for("nothing in flight", async || {
+        (edge.metric("selvedge_requests_in_flight").await == Some(0.0)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upload_that_goes_on_for_ever_is_cut_and_the_client_to_blame() {
+    let edge = Edge::start(&probe("request_body: 1KiB", "")).await;
+    let mut endless = Connection::open(edge.address()).await;
+    endless
+        .send("POST /never-read HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n")
+        .await;
+    endless.receive_until("never read\n").await;
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    let mut taken = 0;
+    while endless.send(&chunk).await {
+        taken += 1;
+        assert!(taken < 1000, "64 MB of a body that may have 1 KiB");
+    }
+    let entry = &edge.access_log_of(1).await[0];
+    assert_eq!(
+        (&entry["status"], &entry["reason"]),
+        (&200.into(), &"downstream_closed".into()),
+        "{entry}"
+    );
+    nothing_is_in_flight(&edge).await;
+}
+
+#[tokio::test]
+async fn the_doors_limit_on_bodies_holds_for_handlers_too() {
+    let edge = Edge::start(&(probe("", "") + "limits: { body_bytes: 1KiB }\n")).await;
+    let mut connection = Connection::open(edge.address()).await;
+    let head = "POST /drain HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    connection
+        .send(format!("{head}800\r\n{}\r\n0\r\n\r\n", "x".repeat(2048)))
+        .await;
+    assert_eq!(connection.receive().await.status, 413);
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_told_to_go_on() {
+    let origin = counting();
+    let yaml = legacy(&origin) + &probe("request_body: 1KiB", "");
+    let edge = Edge::start(&(yaml + "  - { match: { path: /trap-before }, handler: probe, fallback: legacy }\n")).await;
+    let asking = |path: &str, bytes: usize| {
+        format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {bytes}\r\nExpect: 100-continue\r\n\r\n")
+    };
+    // Told so, it still gets the answer that comes of it: the guest's, the error page's, the fallback's.
+    for (path, status, body) in [
+        ("/drain", 200, "bytes 4\n"),
+        ("/panic", 502, "502 "),
+        ("/trap-before", 200, "legacy got 4 bytes"),
+    ] {
+        let mut connection = Connection::open(edge.address()).await;
+        connection.send(asking(path, 4)).await;
+        assert_eq!(connection.receive_head().await.0, 100, "{path}");
+        connection.send("four").await;
+        let response = connection.receive().await;
+        assert_eq!(response.status, status, "{path}: {response:?}");
+        assert!(response.text().starts_with(body), "{path}: {response:?}");
+    }
+    let statuses: Vec<_> = edge
+        .access_log_of(3)
+        .await
+        .iter()
+        .map(|entry| entry["status"].clone())
+        .collect();
+    assert_eq!(statuses, [200, 502, 200]);
+    let mut large = Connection::open(edge.address()).await;
+    large.send(asking("/drain", 2000)).await;
+    assert_eq!(large.receive_head().await.0, 413, "refused before it is sent");
 }

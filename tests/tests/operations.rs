@@ -9,22 +9,28 @@ use selvedge_tests::process::Signal;
 use selvedge_tests::wait::wait_for;
 use selvedge_tests::{Connection, Edge, Gate, Origin, Reply, certificate};
 
-/// Asks again and again on kept connections until told to stop; counts what went wrong.
+/// Asks again and again until told to stop; counts what went wrong.
 struct Load {
     stop: Arc<AtomicBool>,
-    answered: Arc<AtomicUsize>,
+    /// By URL.
+    answered: Vec<Arc<AtomicUsize>>,
     tasks: Vec<tokio::task::JoinHandle<Vec<String>>>,
 }
 
 impl Load {
-    /// `url` is asked by several clients, each on connections of its own.
-    fn start(url: String) -> Load {
+    /// Each URL is asked by two clients, each on connections of its own, which it keeps.
+    fn start<const N: usize>(urls: [String; N]) -> Load {
+        Load::with(client::client, urls)
+    }
+
+    fn with<const N: usize>(client: fn() -> reqwest::Client, urls: [String; N]) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
-        let answered = Arc::new(AtomicUsize::new(0));
-        let tasks = (0..4).map(|_| {
-            let (url, stop, answered) = (url.clone(), Arc::clone(&stop), Arc::clone(&answered));
+        let answered = [(); N].map(|()| Arc::new(AtomicUsize::new(0)));
+        let askers = urls.into_iter().zip(&answered).flat_map(|asker| [asker.clone(), asker]);
+        let tasks = askers.map(|(url, answered)| {
+            let (stop, answered) = (Arc::clone(&stop), Arc::clone(answered));
             tokio::spawn(async move {
-                let client = client::client();
+                let client = client();
                 let mut wrong = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
                     match client.get(&url).send().await {
@@ -37,20 +43,29 @@ impl Load {
                         Ok(response) => wrong.push(format!("{response:?}")),
                         // Nobody accepts any more: what matters is what was accepted.
                         Err(error) if error.is_connect() => {}
-                        Err(error) => wrong.push(format!("{error:?}")),
+                        Err(error) => wrong.push(format!("{url}: {error:?}")),
                     }
                 }
                 wrong
             })
         });
         let tasks = tasks.collect();
-        Load { stop, answered, tasks }
+        Load {
+            stop,
+            answered: answered.into(),
+            tasks,
+        }
     }
 
+    /// Waits until each URL was answered so many times more.
     async fn answered(&self, more: usize) {
-        let before = self.answered.load(Ordering::Relaxed);
+        let counts = || self.answered.iter().map(|count| count.load(Ordering::Relaxed));
+        let before: Vec<_> = counts().collect();
         wait_for("more answers", async || {
-            (self.answered.load(Ordering::Relaxed) >= before + more).then_some(())
+            counts()
+                .zip(&before)
+                .all(|(now, before)| now >= before + more)
+                .then_some(())
         })
         .await;
     }
@@ -71,17 +86,45 @@ fn site(origin: &Origin, name: &str) -> String {
     )
 }
 
+/// [`site`], with a handler, its cached pages, and a listener for HTTP/2.
+fn whole_site(origin: &Origin, name: &str, component: &str) -> String {
+    format!(
+        "listeners: [{{ address: 127.0.0.1:0 }}, {{ address: 127.0.0.1:0, tls: {{ self_signed: [localhost] }} }}]\n\
+         handlers: {{ guest: {{ component: {} }} }}\n{}  \
+         - {{ match: {{ path: /hello }}, handler: guest }}\n  \
+         - {{ match: {{ path: /cache }}, cache: {{ isr: {{ revalidate: 1s }} }}, handler: guest }}\n",
+        repository().join("tests/guests").join(component).display(),
+        site(origin, name)
+    )
+}
+
+/// What [`whole_site`] serves, over both protocols.
+fn whole_load(edge: &Edge) -> Load {
+    Load::start([
+        edge.url("/"),
+        edge.url("/hello"),
+        edge.url("/cache"),
+        edge.https_url("/"),
+        edge.https_url("/hello"),
+        edge.https_url("/cache"),
+    ])
+}
+
 #[tokio::test]
 async fn no_request_fails_while_configurations_are_replaced() {
     let origin = Origin::start();
     origin.reply("/", Reply::ok("page"));
-    let mut edge = Edge::start(&site(&origin, "first")).await;
-    let load = Load::start(edge.url("/"));
-    for name in ["second", "third", "fourth"] {
-        load.answered(50).await;
-        edge.reload(&site(&origin, name)).await;
+    let mut edge = Edge::start(&whole_site(&origin, "first", "probe-p2.wasm")).await;
+    let load = whole_load(&edge);
+    for (name, component) in [
+        ("second", "probe-p2.wasm"),
+        ("third", "probe-p3.wasm"),
+        ("fourth", "hello-p2.wasm"),
+    ] {
+        load.answered(20).await;
+        edge.reload(&whole_site(&origin, name, component)).await;
     }
-    load.answered(50).await;
+    load.answered(20).await;
     load.finish().await;
     assert!(
         edge.metric("selvedge_requests_total{cache=\"none\",route=\"fourth\",status=\"200\"}")
@@ -97,7 +140,7 @@ async fn a_drain_finishes_what_it_accepted() {
     origin.reply("/", Reply::ok("page"));
     origin.reply("/slow", Reply::ok("slow page").after(&gate));
     let mut edge = Edge::start(&(site(&origin, "site") + "shutdown: { delay: 300ms, grace: 20s }\n")).await;
-    let load = Load::start(edge.url("/"));
+    let load = Load::start([edge.url("/")]);
     load.answered(50).await;
     let slow = tokio::spawn(client::get(Box::leak(edge.url("/slow").into_boxed_str())));
     gate.reached_by(1).await;
@@ -147,21 +190,60 @@ async fn tls_speaks_both_protocols_and_certificates_change_while_it_serves() {
         assert_eq!(format!("{:?}", response.version()), version);
         assert_eq!(response.text().await.expect("a body"), "secure");
     }
-    // A half-written renewal is not served; the whole one is. Nobody notices either.
-    let load = Load::start(edge.https_url("/"));
+    // A half-written renewal is not served; the whole one is. Nobody notices either, though everybody shakes hands anew.
+    let load = Load::with(
+        || client::builder().pool_max_idle_per_host(0).build().expect("a client"),
+        [edge.https_url("/")],
+    );
     load.answered(20).await;
     std::fs::write(folder.path().join("site.pem"), "half").expect("writing");
     edge.logs("certificates not reloaded").await;
     assert_eq!(client::get(&edge.https_url("/")).await.status(), 200);
+    assert!(served_to(&edge).await.contains("first.test"));
     assert!(issue("second.test"));
     edge.logs("certificates reloaded").await;
     load.answered(20).await;
     load.finish().await;
+    assert!(served_to(&edge).await.contains("second.test"));
     assert!(
         edge.metrics()
             .await
             .contains("selvedge_certificate_not_after_seconds{name=\"localhost\"}")
     );
+}
+
+/// The certificate a new client is shown, in DER, as text: names stand in it as they are.
+async fn served_to(edge: &Edge) -> String {
+    let client = client::builder().tls_info(true).build().expect("a client");
+    let response = client.get(edge.https_url("/")).send().await.expect("an answer");
+    let info = response
+        .extensions()
+        .get::<reqwest::tls::TlsInfo>()
+        .expect("a TLS connection");
+    String::from_utf8_lossy(info.peer_certificate().expect("a certificate")).into_owned()
+}
+
+#[tokio::test]
+async fn a_request_keeps_the_configuration_it_began_with() {
+    let origin = Origin::start();
+    let gate = Gate::new();
+    origin.reply("/held", Reply::ok("held page").after(&gate));
+    let mut edge = Edge::start(&site(&origin, "first")).await;
+    let held = tokio::spawn(client::get(Box::leak(edge.url("/held").into_boxed_str())));
+    gate.reached_by(1).await;
+    // Neither its route nor its upstream exists any more.
+    edge.reload("routes: [{ name: second, match: { path: /other }, respond: {} }]\n")
+        .await;
+    assert_eq!(edge.get("/held").await.status(), 404);
+    gate.open();
+    let response = held.await.expect("no panic");
+    assert_eq!(response.text().await.expect("a whole body"), "held page");
+    let log = edge.access_log_of(2).await;
+    let routes: Vec<_> = log
+        .iter()
+        .map(|entry| (entry["route"].as_str(), entry["status"].as_u64()))
+        .collect();
+    assert_eq!(routes, [(Some(""), Some(404)), (Some("first"), Some(200))]);
 }
 
 #[tokio::test]
@@ -280,6 +362,10 @@ async fn every_example_configuration_runs() {
         .collect();
     names.sort();
     for name in &names {
+        if name == "primary.yaml" {
+            // No proxy: tests/cluster.rs runs it as an agent, with the PoP beside it.
+            continue;
+        }
         let setup = Edge::configure_file(folder.join(name));
         let data = setup.directory().to_owned();
         let edge = setup
@@ -297,6 +383,8 @@ async fn every_example_configuration_runs() {
             "reverse-proxy.yaml" | "cdn.yaml" => ("/", 200),
             "static.yaml" => ("/", 200),
             "protected.yaml" => ("/private/", 401),
+            // What needs no database; tests/cluster.rs has the rest.
+            "pop.yaml" => ("/assets/site.css", 200),
             other => panic!("say here what conf/{other} serves"),
         };
         let response = edge.get(path).await;

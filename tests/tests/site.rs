@@ -1,24 +1,12 @@
 //! The demo site as visitors see it: `conf/quickstart.yaml` on its real data, with nginx behind it.
 
-use std::path::PathBuf;
-
 use selvedge_tests::client::{self, header};
 use selvedge_tests::executable::repository;
 use selvedge_tests::wait::wait_for;
 use selvedge_tests::{Connection, Edge, Nginx, peer};
 
-/// The dictionary that `cargo xtask data` builds.
-fn dictionary() -> Option<PathBuf> {
-    let path = repository().join("target/demo/dictionary.db");
-    if !path.exists() {
-        peer::skip("there is no target/demo/dictionary.db; `cargo xtask data` builds it");
-        return None;
-    }
-    Some(path)
-}
-
 async fn site() -> Option<(Edge, Nginx)> {
-    let dictionary = dictionary()?;
+    let dictionary = peer::dictionary()?;
     let nginx = Nginx::start_with(
         "location = /healthz { return 200 ok; }",
         &[("index.html", "<p>legacy"), ("trap", "legacy")],

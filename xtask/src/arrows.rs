@@ -24,7 +24,15 @@ const ARROWS: &[(&str, &[&str])] = &[
             "selvedge-replication",
         ],
     ),
-    ("selvedge", &["selvedge-schema", "selvedge-filters", "selvedge-proxy"]),
+    (
+        "selvedge",
+        &[
+            "selvedge-schema",
+            "selvedge-filters",
+            "selvedge-replication",
+            "selvedge-proxy",
+        ],
+    ),
     ("selvedge-tests", &[]),
     ("xtask", &[]),
 ];
@@ -32,6 +40,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Libraries by the start of their name, and the crates that may depend on them.
 const ONLY: &[(&str, &[&str])] = &[
     ("wasmtime", &["selvedge-runtime"]),
+    ("tokio-postgres", &["selvedge-replication"]),
+    ("deadpool-postgres", &["selvedge-replication"]),
     ("rusqlite", &["selvedge-replication", "xtask"]),
     ("pingora-proxy", &["selvedge-proxy"]),
     ("pingora-core", &["selvedge-proxy", "selvedge-cache"]),

@@ -5,6 +5,7 @@
 //! whole process group, from `/proc`, so a peer that uses more cores for its speed shows it.
 
 mod cases;
+mod data;
 mod load;
 mod peers;
 mod report;
@@ -35,6 +36,8 @@ pub(crate) fn run() -> Result<()> {
             "selvedge",
             "--example",
             "instantiate",
+            "--example",
+            "figures",
         ],
         &path,
     )?;
@@ -54,7 +57,8 @@ pub(crate) fn run() -> Result<()> {
         results.push(measure(&case, &mut running, &path)?);
     }
     let instantiation = instantiation(&path)?;
-    let text = report::render(&results, &instantiation, &programs);
+    let data = data::run(&folder, &path)?;
+    let text = report::render(&results, &instantiation, &data, &programs);
     fs::write(tools::workspace_root().join("docs/benchmarks.md"), &text)?;
     println!("{text}");
     Ok(())

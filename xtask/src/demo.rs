@@ -1,9 +1,11 @@
 //! `cargo xtask demo`: the whole platform on loopback, with a real site on it and things to try.
 //!
 //! Builds the executable and the site's database, starts a legacy backend (nginx when it is installed, else a small server
-//! of its own), serves `conf/quickstart.yaml`, and ends cleanly on Ctrl-C: the terminal sends the signal to all of them,
-//! and this process waits for the edge to drain.
+//! of its own), serves `conf/quickstart.yaml` from one process, and the same site once more from a cluster: a primary and
+//! three PoPs. It ends cleanly on Ctrl-C: the terminal sends the signal to all of them, and this process waits until they
+//! have drained.
 
+mod cluster;
 mod legacy;
 
 use std::{
@@ -18,6 +20,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::{data, tools};
+use cluster::Cluster;
 
 pub(crate) fn run() -> Result<()> {
     let root = tools::workspace_root();
@@ -31,7 +34,7 @@ pub(crate) fn run() -> Result<()> {
     let ready = folder.join("ready.json");
     let _ = fs::remove_file(&ready);
     let executable = tools::target_dir()?.join("debug/selvedge");
-    let mut edge = Command::new(executable)
+    let mut edge = Command::new(&executable)
         .args(["run", "conf/quickstart.yaml", "--ready-file"])
         .arg(&ready)
         .env("LEGACY_PORT", legacy.port().to_string())
@@ -40,8 +43,11 @@ pub(crate) fn run() -> Result<()> {
         .context("cannot start the edge")?;
     ignore_interrupt();
     let addresses = wait_until_ready(&mut edge, &ready)?;
+    let cluster = Cluster::start(&root, &executable, &folder)?;
     println!("{}", invitation(&addresses, &legacy)?);
+    println!("{}", cluster_invitation(&cluster)?);
     let status = edge.wait().context("waiting for the edge")?;
+    cluster.wait()?;
     legacy.stop();
     println!("stopped");
     if !status.success() {
@@ -99,9 +105,31 @@ fn invitation(addresses: &Value, legacy: &legacy::Legacy) -> Result<String> {
        curl -sN http://{http}/stream
   3. A handler that traps before it answered: the request goes to the legacy backend, and says so:
        curl -si http://{http}/fail/trap | grep -iE 'HTTP|proxy-status'
-
-  Change conf/quickstart.yaml and send the edge a SIGHUP to reload it. Ctrl-C stops everything.
 ",
         kind = legacy.kind(),
+    ))
+}
+
+fn cluster_invitation(cluster: &Cluster) -> Result<String> {
+    let address = |pop: usize| {
+        let address = cluster.pops[pop]["listeners"][0]["address"].as_str();
+        address.context("a PoP's address")
+    };
+    let (first, second, third) = (address(0)?, address(1)?, address(2)?);
+    let primary = cluster.primary["agent"].as_str().context("the primary's address")?;
+    let admin = cluster.pops[1]["admin"].as_str().context("a PoP's admin address")?;
+    Ok(format!(
+        "  The same site from a cluster: a primary at {primary}, and three PoPs, each reading its own replica
+
+      http://{first}/   http://{second}/   http://{third}/
+
+  4. Write at one PoP, read at another: the cookie the first gives is a bookmark that the second honours.
+       curl -s -c /tmp/jar -d 'word=dog&author=Ada&body=Barks+at+night' http://{first}/notes
+       curl -s -b /tmp/jar 'http://{second}/notes?word=dog' | grep -c Barks
+  5. Stop the primary (kill the `selvedge agent conf/primary.yaml`): reads go on, writes are refused with 503.
+       curl -s http://{admin}/readyz
+
+  Change conf/quickstart.yaml and send its edge a SIGHUP to reload it. Ctrl-C stops everything.
+"
     ))
 }

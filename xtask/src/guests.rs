@@ -34,6 +34,7 @@ const GUESTS: &[(&str, &[&str], &str)] = &[
         "tests/guests/unknown-import.wasm",
     ),
     ("spin-app", &["tests/guests/spin-app"], "tests/guests/spin-app.wasm"),
+    ("pg-app", &["tests/guests/pg-app"], "tests/guests/pg-app.wasm"),
     (
         "dictionary",
         &["examples/dictionary/handler"],

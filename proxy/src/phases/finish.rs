@@ -9,8 +9,8 @@ use crate::{
     access_log::AccessEntry,
     context::{Attempt, RequestContext},
     edge::Edge,
-    fail::judge,
-    phases::caching,
+    fail::{Blame, judge},
+    phases::{caching, respond},
 };
 
 pub(crate) fn finish(edge: &Edge, session: &mut Session, error: Option<&Error>, context: &mut RequestContext) {
@@ -18,7 +18,7 @@ pub(crate) fn finish(edge: &Edge, session: &mut Session, error: Option<&Error>, 
     if context.background {
         return;
     }
-    let status = session.response_written().map_or(0, |response| response.status.as_u16());
+    let status = respond::begun(session).map_or(0, |response| response.status.as_u16());
     let verdict = error.map(judge).or_else(|| context.refused.clone());
     // Nothing was written because nobody is left to read it.
     let status = match (&verdict, status) {
@@ -77,7 +77,12 @@ fn note_regeneration(edge: &Edge, error: Option<&Error>, context: &RequestContex
     if matches!(context.attempt, Attempt::NotStarted) {
         return;
     }
-    let failed = error.map(judge).map(|verdict| verdict.reason);
+    let verdict = error.map(judge);
+    // A client that left says nothing of the page.
+    if !context.background && verdict.as_ref().is_some_and(|verdict| verdict.blame == Blame::Downstream) {
+        return;
+    }
+    let failed = verdict.map(|verdict| verdict.reason);
     let failed = failed.or(context.failure.as_ref().map(|failed| failed.verdict.reason)).or(context.cache.stood_in);
     let succeeded = failed.is_none() && context.cache.not_stored.is_none();
     if succeeded {

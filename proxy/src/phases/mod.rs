@@ -3,6 +3,7 @@
 
 pub(crate) mod arrive;
 pub(crate) mod admit;
+pub(crate) mod bookmarks;
 pub(crate) mod caching;
 pub(crate) mod origin;
 pub(crate) mod respond;

@@ -21,7 +21,7 @@ use crate::{
     fail::{self, Blame, Verdict, judge},
     generation::{BuiltTarget, HandlerSlot},
     handler_session::{HandlerCall, handler_peer},
-    phases::caching,
+    phases::{bookmarks, caching, respond},
 };
 
 /// The peer of this attempt. Called again for every retry.
@@ -104,11 +104,14 @@ pub(crate) fn after_failed_exchange(
     mut error: Box<Error>,
     reused: bool,
 ) -> Box<Error> {
+    if matches!(context.attempt, Attempt::Handler) && is_end_of_client(&error) {
+        error.as_down();
+    }
     let replayable = !session.as_ref().retry_buffer_truncated();
     if error.esource() == &ErrorSource::Upstream
         && reused
         && replayable
-        && session.response_written().is_none()
+        && respond::begun(session).is_none()
         && matches!(context.attempt, Attempt::Upstream(_))
         && matches!(error.retry, pingora_error::RetryType::ReusedOnly)
         && session.req_header().method.is_idempotent()
@@ -124,6 +127,12 @@ pub(crate) fn after_failed_exchange(
     retry_or_give_up(edge, session, context, error, repeatable)
 }
 
+/// pingora's path to a handler says of a client that left while its page was filled, or that sent more than is taken,
+/// only that writing failed, and only once the handler's answer is complete.
+fn is_end_of_client(error: &Error) -> bool {
+    *error.etype() == ErrorType::WriteError && *error.esource() == ErrorSource::Unset
+}
+
 /// Marks `error` for another attempt and prepares it, or leaves it final.
 fn retry_or_give_up(
     edge: &Edge,
@@ -137,7 +146,7 @@ fn retry_or_give_up(
     report_to_upstream(context, &verdict);
     error.set_retry(false);
     if verdict.blame == Blame::Downstream
-        || session.response_written().is_some()
+        || respond::begun(session).is_some()
         || session.as_ref().retry_buffer_truncated()
     {
         return error;
@@ -189,7 +198,7 @@ fn fall_back(context: &mut RequestContext, verdict: &Verdict, error: &Error) -> 
 }
 
 /// What the upstream or the handler is asked.
-pub(crate) fn prepare_request(
+pub(crate) async fn prepare_request(
     session: &mut Session,
     request: &mut RequestHeader,
     context: &mut RequestContext,
@@ -202,9 +211,10 @@ pub(crate) fn prepare_request(
             let Some(BuiltTarget::Handler { slot: HandlerSlot::Loaded(handler), .. }) = context.target() else {
                 return Err(Error::explain(ErrorType::InternalError, "the route's target is not a handler"));
             };
-            if wants_continue(session) {
-                // Nobody behind the connector speaks 100-continue; the guest takes the body when it reads it.
-                request.remove_header("expect");
+            // Nobody behind the connector says it: the client is told to go on as soon as a handler is asked.
+            request.remove_header("expect");
+            if wants_continue(session) && !session.as_downstream_mut().is_body_empty() {
+                session.as_downstream_mut().write_continue_response().await.map_err(Error::into_down)?;
             }
             let call = HandlerCall {
                 handler: Arc::clone(handler),
@@ -213,11 +223,14 @@ pub(crate) fn prepare_request(
                     Scheme::Http => uri::Scheme::HTTP,
                 },
                 authority: context.authority.clone(),
+                body_bytes: context.generation.document.config.limits.body_bytes,
             };
             if !request.headers.contains_key(header::HOST) {
                 request.insert_header(header::HOST, context.authority.as_str())?;
             }
             request.extensions_mut().insert(call);
+            context.brought = bookmarks::of_request(session.req_header(), context);
+            request.extensions_mut().insert(Arc::clone(&context.brought));
         }
         Attempt::Upstream(attempt) => {
             let host = attempt.set.host().unwrap_or(&context.authority).to_owned();
@@ -236,13 +249,15 @@ fn wants_continue(session: &Session) -> bool {
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// Counts the request body against `limits.body_bytes`; a chunked body declares no length beforehand.
+/// Counts the request body against `limits.body_bytes`; a chunked body declares no length beforehand. The body of a
+/// handler is bounded on its way to the guest, which has to be told.
 pub(crate) fn meter_request_body(body: &Option<Bytes>, context: &mut RequestContext) -> Result<()> {
     if context.upgrade {
         return Ok(());
     }
     context.request_body_bytes += body.as_ref().map_or(0, |chunk| chunk.len() as u64);
-    if context.request_body_bytes > context.generation.document.config.limits.body_bytes {
+    let bounded = matches!(context.attempt, Attempt::Handler);
+    if !bounded && context.request_body_bytes > context.generation.document.config.limits.body_bytes {
         return Err(Error::create(fail::BODY_TOO_LARGE, ErrorSource::Downstream, None, None));
     }
     Ok(())

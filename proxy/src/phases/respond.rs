@@ -13,12 +13,18 @@ use selvedge_filters::Response;
 use crate::{
     context::RequestContext,
     fail::{Verdict, judge},
-    phases::caching,
+    phases::{bookmarks, caching},
     static_files::StaticAnswer,
 };
 
 /// Fields that speak to this cache, not to the client.
 const INTERNAL_FIELDS: [&str; 4] = ["cache-tag", "surrogate-key", "surrogate-control", "cdn-cache-control"];
+
+/// The response that was begun, after which there can be no other. `100 Continue` is none yet.
+pub(crate) fn begun(session: &Session) -> Option<&ResponseHeader> {
+    let is_final = |status: StatusCode| !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS;
+    session.response_written().filter(|response| is_final(response.status))
+}
 
 /// Runs on the header of every proxied or cached response; what it changes is not stored.
 pub(crate) fn decorate(session: &mut Session, response: &mut ResponseHeader, context: &mut RequestContext) -> Result<()> {
@@ -32,6 +38,7 @@ pub(crate) fn decorate(session: &mut Session, response: &mut ResponseHeader, con
         let detail = format!("{}; answered by {instead}", failed.who);
         response.insert_header("proxy-status", failed.verdict.proxy_status(Some(&detail)))?;
     }
+    bookmarks::describe(session, response, context)?;
     run_response_filters(response, context);
     Ok(())
 }
@@ -84,7 +91,11 @@ pub(crate) async fn send_filter_response(
     for (name, value) in &answer.headers {
         response.append_header(name.clone(), value.clone())?;
     }
-    context.refused = Some(Verdict::of_filter(answer.status, answer.reason));
+    let verdict = Verdict::of_filter(answer.status, answer.reason);
+    if answer.status.is_client_error() || answer.status.is_server_error() {
+        response.insert_header("proxy-status", verdict.proxy_status(None))?;
+    }
+    context.refused = Some(verdict);
     send(session, context, response, answer.body).await
 }
 
@@ -117,7 +128,7 @@ pub(crate) async fn send_static(
 pub(crate) async fn error_page(session: &mut Session, error: &Error, context: &mut RequestContext) -> FailToProxy {
     let verdict = judge(error);
     let status = verdict.status;
-    let cut_short = session.response_written().is_some();
+    let cut_short = begun(session).is_some();
     if verdict.reason == "downstream_closed" || cut_short {
         // Nobody to tell, or already in the middle of a body: pingora cuts the connection, so the cut is visible.
         context.refused = Some(verdict);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Request, State as Extract};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -14,49 +14,64 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use super::link::EPOCH_HEADER;
 use super::primary_site::blocking;
 use super::replica_site::{Executed, Outcome};
-use super::{DatabaseStatus, Refusal, Shared, Site, follow};
+use super::{DatabaseStatus, Refusal, Shared, Site, follow, manage, metrics};
+use crate::hrana;
 use crate::operations;
 use crate::queue::Operation;
 use crate::{Database, Statement, snapshot};
 
 /// A batch with its parameters.
 const BODY_BYTES: usize = 64 * 1024 * 1024;
+/// Operations in one request: at least one of the largest, with what is around it.
+const OPERATIONS_BYTES: usize = BODY_BYTES + 1024 * 1024;
 /// Pieces of a snapshot waiting for the network.
-const PIECES_WAITING: usize = 16;
-const PIECE_BYTES: usize = 256 * 1024;
+pub(super) const PIECES_WAITING: usize = 16;
+pub(super) const PIECE_BYTES: usize = 256 * 1024;
 
 #[derive(Clone)]
-struct Api {
-    shared: Arc<Shared>,
-    site: Arc<Site>,
+pub(super) struct Api {
+    pub(super) shared: Arc<Shared>,
+    pub(super) site: Arc<Site>,
 }
 
 /// For the proxy of this machine: the socket's permissions decide who that is.
 pub(crate) fn local(shared: Arc<Shared>, site: Arc<Site>) -> Router {
     let api = Api { shared, site };
-    common().route("/v1/watch", get(watch)).with_state(api)
+    common(&api).route("/v1/watch", get(watch)).with_state(api)
 }
 
 /// For other agents and clients: the token decides.
 pub(crate) fn remote(shared: Arc<Shared>, site: Arc<Site>) -> Router {
+    let clients = hrana::router(Arc::clone(&shared), Arc::clone(&site));
     let api = Api { shared, site };
-    let guarded = common()
+    let guarded = common(&api)
         .route("/v1/follow", post(follow_primary))
         .route("/v1/databases/{database}/snapshot", get(snapshot_of))
-        .route("/v1/databases/{database}/operations", post(run_operations))
+        .route("/v1/databases/{database}/store/snapshot", post(snapshot_to_store))
+        .route(
+            "/v1/databases/{database}/operations",
+            post(run_operations).layer(DefaultBodyLimit::max(OPERATIONS_BYTES)),
+        )
+        .layer(middleware::from_fn_with_state(api.clone(), check_epoch))
         .layer(middleware::from_fn_with_state(api.clone(), check_token));
-    guarded.route("/healthz", get(async || "alive\n")).with_state(api)
+    guarded
+        .route("/healthz", get(async || "alive\n"))
+        .with_state(api)
+        .merge(clients)
 }
 
-fn common() -> Router<Api> {
+fn common(api: &Api) -> Router<Api> {
     Router::new()
         .route("/v1/status", get(status))
-        .route("/v1/databases", get(status).post(create))
+        .route("/metrics", get(prometheus))
+        .merge(manage::routes(api))
         .route("/v1/databases/{database}/execute", post(execute))
         .route("/v1/databases/{database}/read", post(read))
         .route("/v1/databases/{database}/operations/{id}", get(operation))
+        .route("/v1/postgres/{name}", post(run_postgres))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
 }
 
@@ -80,10 +95,42 @@ async fn check_token(Extract(api): Extract<Api>, request: Request, next: Next) -
     }
 }
 
+/// A primary does nothing for a replica that has followed a later one.
+async fn check_epoch(Extract(api): Extract<Api>, request: Request, next: Next) -> Response {
+    let seen = request.headers().get(EPOCH_HEADER);
+    let seen = seen.and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
+    match (&*api.site, seen) {
+        (Site::Primary(site), Some(seen)) if seen > site.epoch().0 => {
+            let ours = site.epoch().0;
+            tracing::error!(
+                ours,
+                seen,
+                "a replica has followed a primary of a higher epoch; this one was deposed"
+            );
+            Refusal::Deposed { ours, seen }.into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
+async fn prometheus(Extract(api): Extract<Api>) -> Response {
+    let text = metrics::render(&api.shared, &api.site);
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text,
+    )
+        .into_response()
+}
+
 /// Everything there is to know of the agent.
 async fn status(Extract(api): Extract<Api>) -> Json<serde_json::Value> {
     let role = match &*api.site {
-        Site::Primary(_) => json!({ "role": "primary", "log_bytes": api.log_bytes() }),
+        Site::Primary(site) => json!({
+            "role": "primary",
+            "log_bytes": api.log_bytes(),
+            "store": site.store_statuses(),
+            "postgres": api.shared.postgres.figures(),
+        }),
         Site::Replica(site) => {
             let depth = site.queue().depth();
             json!({
@@ -141,24 +188,6 @@ fn line(value: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(value).expect("plain data is JSON");
     line.push(b'\n');
     line
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Create {
-    name: String,
-}
-
-async fn create(Extract(api): Extract<Api>, Json(create): Json<Create>) -> Result<StatusCode, Refusal> {
-    match &*api.site {
-        Site::Primary(site) => site.create(&create.name).await.map(|()| StatusCode::CREATED),
-        Site::Replica(site) => {
-            let request = site.link().post("/v1/databases").json(&json!({ "name": create.name }));
-            let response = request.send().await.map_err(|_| Refusal::PrimaryUnreachable)?;
-            super::link::judged(response).await?;
-            Ok(StatusCode::CREATED)
-        }
-    }
 }
 
 /// A write as the proxy and clients send it.
@@ -272,11 +301,17 @@ async fn run_operations(
     Ok(Json(outcomes.into_iter().map(Outcome::of).collect()))
 }
 
+/// One statement, in the words of `postgres::pool`.
+async fn run_postgres(Extract(api): Extract<Api>, Path(name): Path<String>, body: Bytes) -> Result<Response, Refusal> {
+    super::postgres::run(&api.shared, &api.site, &name, body).await
+}
+
 async fn follow_primary(Extract(api): Extract<Api>, request: Request) -> Result<Response, Refusal> {
     let Site::Primary(site) = &*api.site else {
         return Err(Refusal::NotPrimary);
     };
-    Ok(follow::serve(&api.shared, site.log(), request.into_body()).into_response())
+    let body = follow::serve(&api.shared, site.log(), site.epoch(), request.into_body());
+    Ok(body.into_response())
 }
 
 /// The database as one transaction file. A body that breaks off is not a snapshot: its checksum is missing.
@@ -284,12 +319,15 @@ async fn snapshot_of(Extract(api): Extract<Api>, Path(database): Path<String>) -
     let Site::Primary(site) = &*api.site else {
         return Err(Refusal::NotPrimary);
     };
+    // Open, it agrees with its log; held, it stays open.
+    let open = site.database(&database).await?;
     let path = site
         .path(&database)
         .ok_or_else(|| Refusal::NoDatabase(database.clone()))?;
     let log = site.log();
     let (pieces, receiver) = mpsc::channel::<Bytes>(PIECES_WAITING);
     tokio::task::spawn_blocking(move || {
+        let _open = open;
         let writer = std::io::BufWriter::with_capacity(PIECE_BYTES, Pieces(pieces));
         if let Err(error) = snapshot::write(&path, &database, &*log, writer) {
             tracing::warn!(
@@ -305,7 +343,16 @@ async fn snapshot_of(Extract(api): Extract<Api>, Path(database): Path<String>) -
             .await
             .map(|piece| (Ok::<_, std::convert::Infallible>(piece), receiver))
     });
-    Ok(Body::from_stream(stream).into_response())
+    let epoch = HeaderValue::from(site.epoch().0);
+    Ok(([(EPOCH_HEADER, epoch)], Body::from_stream(stream)).into_response())
+}
+
+/// Asks for a snapshot in the store, soon and whatever the age of the last one.
+async fn snapshot_to_store(Extract(api): Extract<Api>, Path(database): Path<String>) -> Result<StatusCode, Refusal> {
+    match &*api.site {
+        Site::Primary(site) => site.snapshot_to_store(&database).map(|()| StatusCode::ACCEPTED),
+        Site::Replica(_) => Err(Refusal::NotPrimary),
+    }
 }
 
 /// A blocking writer whose other end is a body.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::log::Head;
+use crate::publish::now_ms;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -20,6 +21,8 @@ pub enum State {
     Copying,
     /// The copy was damaged or had another history; it is not read any more.
     Quarantined,
+    /// There is no such database any more.
+    Deleted,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,6 +65,12 @@ impl DatabaseStatus {
     pub fn behind_transactions(&self) -> u64 {
         self.primary.position.txid.0.saturating_sub(self.head.position.txid.0)
     }
+
+    /// Seconds for which the replica has lacked some.
+    pub fn behind_seconds(&self) -> u64 {
+        let since = self.behind_since_ms.unwrap_or_else(now_ms);
+        u64::try_from(now_ms() - since).unwrap_or(0) / 1000
+    }
 }
 
 /// The statuses, each with the number of its last change.
@@ -94,12 +103,21 @@ impl Board {
         self.statuses.lock().get(database).map(|(_, status)| status.clone())
     }
 
+    /// Every database there is.
     pub(crate) fn all(&self) -> Vec<DatabaseStatus> {
-        self.statuses
-            .lock()
-            .values()
-            .map(|(_, status)| status.clone())
-            .collect()
+        let statuses = self.statuses.lock();
+        let there = statuses.values().filter(|(_, status)| status.state != State::Deleted);
+        there.map(|(_, status)| status.clone()).collect()
+    }
+
+    /// The database was deleted. Who watches is told so.
+    pub(crate) fn delete(&self, database: &str) {
+        self.update(database, |status| {
+            *status = DatabaseStatus {
+                state: State::Deleted,
+                ..DatabaseStatus::new(database)
+            };
+        });
     }
 
     /// What changed after change number `after`, and the newest number.

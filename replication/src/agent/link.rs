@@ -1,18 +1,27 @@
 //! A replica's way to the primary: requests over HTTP/2, and whether it is heard.
+//!
+//! Every request says the highest epoch this replica has followed. A primary of a lower one refuses it: it was deposed, and
+//! what it has is not what others have.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::{Client, RequestBuilder, Response};
+use futures::{Stream, StreamExt};
+use reqwest::{Client, Method, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::refusal::{Problem, Refusal};
-use crate::SqlError;
+use super::{AgentError, AgentSettings, tls};
+use crate::position::Epoch;
 
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(2);
+/// The highest epoch the sender of a request has followed, in decimal; of a snapshot, the epoch of who sent it.
+pub(crate) const EPOCH_HEADER: &str = "x-selvedge-epoch";
 
 #[derive(Clone)]
 pub(crate) struct Link {
@@ -21,10 +30,11 @@ pub(crate) struct Link {
     token: Option<String>,
     /// Whether the stream of transactions stands.
     reachable: watch::Sender<bool>,
+    epoch: Arc<AtomicU32>,
 }
 
 impl Link {
-    pub(crate) fn new(primary: &str, token: Option<String>) -> Result<Link, reqwest::Error> {
+    pub(crate) fn new(primary: &str, settings: &AgentSettings) -> Result<Link, AgentError> {
         let builder = Client::builder()
             .connect_timeout(CONNECT)
             .http2_adaptive_window(true)
@@ -35,11 +45,18 @@ impl Link {
         } else {
             builder
         };
+        let mut authorities = Vec::new();
+        if let Some(ca) = &settings.ca {
+            for certificate in tls::certificates(ca)? {
+                authorities.push(reqwest::Certificate::from_der(&certificate)?);
+            }
+        }
         Ok(Link {
-            client: builder.build()?,
+            client: builder.tls_certs_merge(authorities).build()?,
             base: primary.trim_end_matches('/').to_owned(),
-            token,
+            token: settings.token.clone(),
             reachable: watch::Sender::new(false),
+            epoch: Arc::default(),
         })
     }
 
@@ -56,6 +73,16 @@ impl Link {
         self.reachable.subscribe()
     }
 
+    /// The highest epoch seen.
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::SeqCst))
+    }
+
+    /// Whether no higher epoch was seen before.
+    pub(crate) fn see_epoch(&self, epoch: Epoch) -> bool {
+        self.epoch.fetch_max(epoch.0, Ordering::SeqCst) <= epoch.0
+    }
+
     pub(crate) fn get(&self, path: &str) -> RequestBuilder {
         self.authorized(self.client.get(format!("{}{path}", self.base)))
     }
@@ -64,12 +91,28 @@ impl Link {
         self.authorized(self.client.post(format!("{}{path}", self.base)))
     }
 
+    /// Any request, for what is passed on as it came.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.authorized(self.client.request(method, format!("{}{path}", self.base)))
+    }
+
     fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
+        let request = request.header(EPOCH_HEADER, self.epoch().0);
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
         }
     }
+}
+
+/// The epoch of who answered; 0 if it does not say.
+pub(crate) fn epoch_of(response: &Response) -> Epoch {
+    let epoch = response.headers().get(EPOCH_HEADER);
+    Epoch(
+        epoch
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .unwrap_or_default(),
+    )
 }
 
 /// Sends JSON and reads JSON. A request that did not reach the primary is told apart from one it refused.
@@ -92,6 +135,10 @@ pub(crate) async fn judged(response: Response) -> Result<Response, Asked> {
     match response.json::<Problem>().await {
         Ok(problem) if status.is_server_error() && status != 504 => Err(Asked::NotNow(problem.into())),
         Ok(problem) => Err(Asked::Refused(problem.into())),
+        // Refused by the server below the agent's own code: the request itself is not taken.
+        Err(_) if matches!(status.as_u16(), 400 | 413 | 415 | 422) => Err(Asked::Refused(Refusal::Malformed(format!(
+            "the primary does not take it: {status}"
+        )))),
         Err(_) => Err(Asked::Lost(format!("the primary answered {status}"))),
     }
 }
@@ -126,17 +173,22 @@ pub(crate) struct BodyReader {
 }
 
 impl BodyReader {
+    pub(crate) fn of(response: Response) -> BodyReader {
+        BodyReader::of_stream(response.bytes_stream())
+    }
+
     /// Reads ahead a few chunks. The task ends with the reader or the body.
-    pub(crate) fn of(mut response: Response) -> BodyReader {
+    pub(crate) fn of_stream<E>(stream: impl Stream<Item = Result<Bytes, E>> + Send + 'static) -> BodyReader
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
         let (sender, chunks) = tokio::sync::mpsc::channel(16);
         tokio::spawn(async move {
-            loop {
-                let chunk = match response.chunk().await {
-                    Ok(Some(chunk)) => Ok(chunk),
-                    Ok(None) => return,
-                    Err(error) => Err(std::io::Error::other(error)),
-                };
-                if sender.send(chunk).await.is_err() {
+            let mut stream = std::pin::pin!(stream);
+            while let Some(chunk) = stream.next().await {
+                let chunk = chunk.map_err(std::io::Error::other);
+                let ended = chunk.is_err();
+                if sender.send(chunk).await.is_err() || ended {
                     return;
                 }
             }
@@ -159,18 +211,5 @@ impl std::io::Read for BodyReader {
         let length = buffer.len().min(self.current.len());
         buffer[..length].copy_from_slice(&self.current.split_to(length));
         Ok(length)
-    }
-}
-
-impl Refusal {
-    /// Whether another try of the same operation may end otherwise.
-    pub(crate) fn is_passing(&self) -> bool {
-        match self {
-            Refusal::Sql(SqlError::Remote { code, .. }) => {
-                ["busy", "disk_full", "io", "closed", "unconfirmed", "cancelled"].contains(&code.as_str())
-            }
-            Refusal::Sql(error) => !error.is_final(),
-            _ => true,
-        }
     }
 }

@@ -1,154 +1,770 @@
-//! The primary: opens databases when they are first asked for, and executes operations.
+//! The primary: knows every database, opens those that are used, and executes operations.
+//!
+//! What is not open is known from the log: its newest state, for the board and for replicas. Opening, closing, replacing
+//! and deleting a database happens in its turn, in a task that nobody's leaving interrupts. Whoever has a database open
+//! while it is closed hears so; whoever asks for it then waits for the new one.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use tokio::sync::Mutex;
+use futures::StreamExt;
+use parking_lot::Mutex;
 
-use super::{AgentError, Refusal, Shared, State};
+use super::deleted::{Deleted, DeletedList};
+use super::draft::{self, Draft, DraftError};
+use super::slots::{Slot, Slots};
+use super::{AgentError, AgentSettings, Refusal, Shared, Site, State};
 use crate::folder::Folder;
 use crate::lease::{Lease, StaticLease};
-use crate::log::SegmentLog;
+use crate::log::{Head, Log, SegmentLog};
+use crate::position::{Epoch, Position, Txid};
 use crate::queue::Operation;
+use crate::store::recover::{Recovered, recover};
+use crate::store::{Source, Store, StoreStatus, Uploader};
 use crate::{Committed, Database, DatabaseSettings, OpenError, Publication, SqlError};
+use crate::{pages, sums};
+
+/// Time between two looks for deleted databases whose grace has passed.
+const TENDING: Duration = Duration::from_secs(1);
+/// Reader connections of one database: reads at a primary are those that must be strong.
+const READERS: usize = 2;
+/// Databases closed at the same time when the agent stops: each waits for the disk.
+const CLOSING: usize = 8;
 
 pub(crate) struct PrimarySite {
     shared: Arc<Shared>,
     log: Arc<SegmentLog>,
     publication: Publication,
-    databases: Mutex<HashMap<String, Arc<Database>>>,
+    slots: Slots,
+    deleted: DeletedList,
+    /// Databases that get new content now.
+    drafting: Mutex<HashSet<String>>,
+    store: Option<Store>,
+    /// Started once file and log of every database agree.
+    uploader: OnceLock<Uploader>,
 }
 
+/// How long a start waits for a store that it can do without.
+const STORE_WAIT: Duration = Duration::from_secs(5);
+
 impl PrimarySite {
-    pub(crate) async fn open(shared: Arc<Shared>) -> Result<PrimarySite, AgentError> {
+    pub(crate) async fn open(shared: Arc<Shared>) -> Result<Arc<PrimarySite>, AgentError> {
         let data_dir = shared.settings.data_dir.clone();
         let retain = shared.settings.log_retain_bytes;
+        let store = shared.settings.store.as_ref().map(Store::open).transpose()?;
+        let recovered = match &store {
+            Some(store) => ask_store(store, &shared.settings).await?,
+            None => Recovered::default(),
+        };
         let opened = blocking(move || {
             let log = SegmentLog::open(&data_dir.join("log"), retain)?;
-            let epoch = StaticLease::at(&data_dir.join("epoch")).acquire()?;
-            Ok::<_, AgentError>((Arc::new(log), epoch))
+            let deleted = DeletedList::open(&data_dir).map_err(|source| AgentError::Folder {
+                path: data_dir.join("deleted.json"),
+                source,
+            })?;
+            let lease = StaticLease::at(&data_dir.join("epoch")).above(recovered.epoch);
+            Ok::<_, AgentError>((Arc::new(log), lease.acquire()?, deleted))
         });
-        let (log, epoch) = opened.await?;
-        let site = PrimarySite {
+        let (log, epoch, deleted) = opened.await?;
+        let site = Arc::new(PrimarySite {
             publication: Publication {
                 log: log.clone(),
                 epoch,
             },
             log,
-            databases: Mutex::default(),
+            slots: Slots::default(),
+            deleted,
+            drafting: Mutex::default(),
+            store,
+            uploader: OnceLock::new(),
             shared,
-        };
-        for database in site.shared.settings.databases.clone() {
-            if !Folder::is_valid_name(&database.name) {
-                return Err(AgentError::Name { name: database.name });
-            }
-            site.open_database(&database.name, database.migrations)
-                .await
-                .map_err(|source| AgentError::Database {
-                    name: database.name.clone(),
-                    source: Box::new(source),
-                })?;
+        });
+        site.finish_deletions().await?;
+        site.know_what_is_there().await?;
+        site.make_what_is_configured().await?;
+        for name in recovered.databases {
+            site.begin_anew(&name).await;
         }
-        let root = site.shared.settings.databases_dir();
-        let names = Folder::names(&root).map_err(|source| AgentError::Folder { path: root, source })?;
-        for name in names {
-            site.open_database(&name, None)
-                .await
-                .map_err(|source| AgentError::Database {
-                    name: name.clone(),
-                    source: Box::new(source),
-                })?;
+        // Now that file and log of every database agree.
+        if let Some(store) = site.store.clone() {
+            let source = Source {
+                log: site.log.clone(),
+                databases_dir: site.shared.settings.databases_dir(),
+                epoch: site.publication.epoch,
+                temporary_dir: site.shared.settings.data_dir.join("merging"),
+            };
+            site.uploader.get_or_init(|| Uploader::start(store, source));
         }
         Ok(site)
+    }
+
+    /// A transaction under the new epoch, so that what the lost primary wrote last is behind what this one has.
+    async fn begin_anew(self: &Arc<Self>, name: &str) {
+        let Ok(database) = self.database(name).await else {
+            return;
+        };
+        let operation = format!("recovery-{}", uuid::Uuid::now_v7());
+        if let Err(error) = database.execute(Vec::new(), operation).await {
+            tracing::warn!(database = name, %error, "the recovered database has no transaction of this epoch yet");
+        }
+    }
+
+    /// What the store has of every database; empty without a store.
+    pub(crate) fn store_statuses(&self) -> Vec<StoreStatus> {
+        self.uploader.get().map(Uploader::statuses).unwrap_or_default()
+    }
+
+    /// Asks for a snapshot in the store.
+    pub(crate) fn snapshot_to_store(&self, name: &str) -> Result<(), Refusal> {
+        let uploader = self.uploader.get();
+        let uploader = uploader.ok_or_else(|| Refusal::Malformed("this agent has no store".to_owned()))?;
+        match uploader.ask_for_snapshot(name) {
+            true => Ok(()),
+            false => Err(Refusal::NoDatabase(name.to_owned())),
+        }
+    }
+
+    /// Where earlier states are, with all that was acknowledged until now in it.
+    pub(crate) async fn current_store(&self) -> Result<&Store, Refusal> {
+        self.flush_store().await;
+        self.store
+            .as_ref()
+            .ok_or_else(|| Refusal::Content("the primary keeps no earlier states; give its agent a `store`".to_owned()))
+    }
+
+    /// Uploads what is left.
+    pub(crate) async fn flush_store(&self) {
+        if let Some(uploader) = self.uploader.get() {
+            uploader.flush().await;
+        }
     }
 
     pub(crate) fn log(&self) -> Arc<SegmentLog> {
         Arc::clone(&self.log)
     }
 
-    pub(crate) async fn database(&self, name: &str) -> Result<Arc<Database>, Refusal> {
-        let found = self.databases.lock().await.get(name).cloned();
-        found.ok_or_else(|| Refusal::NoDatabase(name.to_owned()))
+    /// Of this leadership.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.publication.epoch
+    }
+
+    /// The database, opened if it was not.
+    pub(crate) async fn database(self: &Arc<Self>, name: &str) -> Result<Arc<Database>, Refusal> {
+        let slot = self.slots.find(name).ok_or_else(|| self.missing(name))?;
+        match slot.get() {
+            Some(database) => Ok(database),
+            None => {
+                let site = Arc::clone(self);
+                uninterrupted(async move { site.open_slot(&slot).await }).await
+            }
+        }
     }
 
     /// The file of a database.
     pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
-        Folder::of(&self.shared.settings.databases_dir(), name).current()
+        self.folder(name).current()
     }
 
-    /// Makes an empty database; one that exists stays as it is.
-    pub(crate) async fn create(&self, name: &str) -> Result<(), Refusal> {
-        if !Folder::is_valid_name(name) {
-            return Err(Refusal::Malformed(
-                AgentError::Name { name: name.to_owned() }.to_string(),
-            ));
+    /// Databases that are open.
+    pub(crate) fn open_count(&self) -> usize {
+        self.slots.open_count()
+    }
+
+    /// Databases that were deleted; of those with a time the files wait.
+    pub(crate) fn deleted(&self) -> std::collections::BTreeMap<String, Deleted> {
+        self.deleted.all()
+    }
+
+    pub(crate) fn exists(&self, name: &str) -> bool {
+        self.slots.contains(name)
+    }
+
+    /// Makes an empty database, and says whether it did; one that exists stays as it is.
+    pub(crate) async fn create(self: &Arc<Self>, name: &str) -> Result<bool, Refusal> {
+        self.check_new_name(name)?;
+        if self.slots.contains(name) {
+            return Ok(false);
         }
-        self.open_database(name, None)
-            .await
-            .map_err(|error| Refusal::Internal(chain(&error)))
+        let drafting = self.draft_turn(name)?;
+        let site = Arc::clone(self);
+        let slot = Arc::new(Slot::new(name));
+        uninterrupted(async move {
+            let _drafting = drafting;
+            if site.slots.contains(&slot.name) {
+                return Ok(false);
+            }
+            site.make(slot).await.map(|()| true)
+        })
+        .await
     }
 
-    /// Executes operations in their order, all of them known to the writer before the first is waited for, so that
-    /// they can share a commit.
+    /// Executes operations in their order; none is done after one that was not. All are known to the writer before the
+    /// first is waited for, so that they can share a commit.
     pub(crate) async fn execute(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         operations: Vec<Operation>,
     ) -> Result<Vec<Result<Committed, SqlError>>, Refusal> {
         let database = self.database(name).await?;
-        let running = operations
+        let operations = operations
             .into_iter()
-            .map(|operation| database.execute(operation.statements, operation.id));
-        Ok(futures::future::join_all(running).await)
+            .map(|operation| (operation.statements, operation.id));
+        let began = std::time::Instant::now();
+        let outcomes = database.execute_in_order(operations).await;
+        self.shared.metrics.committed(name, began.elapsed());
+        Ok(outcomes)
     }
 
-    async fn open_database(&self, name: &str, migrations: Option<PathBuf>) -> Result<(), OpenError> {
-        let mut databases = self.databases.lock().await;
-        if databases.contains_key(name) {
-            return Ok(());
-        }
-        let folder = Folder::of(&self.shared.settings.databases_dir(), name);
-        let (publication, owned) = (self.publication.clone(), name.to_owned());
-        let opened = blocking(move || {
-            let unreadable = |source| OpenError::Unreadable {
-                path: PathBuf::from(&owned),
-                source,
-            };
-            let current = folder.current();
-            let path = match &current {
-                Some(path) => path.clone(),
-                None => folder.next().map_err(unreadable)?,
-            };
-            let mut settings = DatabaseSettings::new(&owned, &path);
-            settings.migrations = migrations;
-            let database = Database::open_primary(settings, publication)?;
-            if current.is_none() {
-                folder.switch_to(&path).map_err(unreadable)?;
+    /// A file for new content of a database, which may not exist yet. Nobody else gets one until it is dropped.
+    pub(crate) async fn draft(self: &Arc<Self>, name: &str) -> Result<(Draft, Drafting), Refusal> {
+        self.check_new_name(name)?;
+        let drafting = self.draft_turn(name)?;
+        let folder = self.folder(name);
+        let draft = blocking(move || Draft::begin(folder)).await;
+        let draft = draft.map_err(|error| Refusal::of(&error))?;
+        Ok((draft, drafting))
+    }
+
+    /// Makes the draft the database's content: whole, or not at all. What was there goes on until then.
+    pub(crate) async fn replace(self: &Arc<Self>, draft: (Draft, Drafting)) -> Result<Head, Refusal> {
+        let site = Arc::clone(self);
+        let (draft, drafting) = draft;
+        uninterrupted(async move {
+            let name = drafting.name.clone();
+            let slot = site.slots.find(&name);
+            let is_new = slot.is_none();
+            let slot = slot.unwrap_or_else(|| Arc::new(Slot::new(&name)));
+            let _turn = slot.turn.lock().await;
+            if !is_new && !site.slots.has(&slot) {
+                return Err(site.missing(&name));
             }
-            Ok::<_, OpenError>((database, path))
-        });
-        let (database, path) = opened.await?;
-        if let Some(mut durable) = database.durable() {
-            let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
-            tokio::spawn(async move {
-                loop {
-                    let head = *durable.borrow_and_update();
-                    shared.board.update(&name, |status| {
-                        status.state = State::Primary;
-                        status.path = Some(path.clone());
-                        (status.head, status.primary, status.primary_reachable) = (head, head, true);
-                    });
-                    // Ends when the database is closed.
-                    if durable.changed().await.is_err() {
-                        return;
-                    }
-                }
-            });
+            site.settle(&slot).await?;
+            let database = site.open_draft(&slot, draft).await?;
+            site.note_there(&name);
+            let head = database.durable().map_or(Head::NONE, |durable| *durable.borrow());
+            slot.put(database);
+            if is_new {
+                site.slots.insert(Arc::clone(&slot));
+            }
+            if site.deleted.get(&name).is_some() {
+                let forgetting = Arc::clone(&site);
+                blocking(move || forgetting.deleted.remove(&name))
+                    .await
+                    .map_err(|error| Refusal::of(&error))?;
+            }
+            tracing::info!(database = slot.name, position = %head.position, "the content was replaced");
+            drop(_turn);
+            site.slots.close_unused(site.shared.settings.open_databases).await;
+            Ok(head)
+        })
+        .await
+    }
+
+    /// Deletes a database: at once for everybody; its files after the grace, until which it can be had back. For one that
+    /// is deleted already the grace begins anew.
+    pub(crate) async fn delete(self: &Arc<Self>, name: &str, grace: Duration) -> Result<Deleted, Refusal> {
+        let (site, name) = (Arc::clone(self), name.to_owned());
+        uninterrupted(async move {
+            let Some(slot) = site.slots.find(&name) else {
+                let Some(entry) = site.deleted.get(&name).filter(|entry| entry.until_ms.is_some()) else {
+                    return Err(site.missing(&name));
+                };
+                let noted = Arc::clone(&site);
+                let again = blocking(move || {
+                    let entry = noted.deleted.add(&name, grace, entry.txid)?;
+                    noted.purge_at_once(&name, grace)?;
+                    Ok(entry)
+                });
+                return again.await.map_err(|error: std::io::Error| Refusal::of(&error));
+            };
+            let _drafting = site.draft_turn(&name)?;
+            let _turn = slot.turn.lock().await;
+            if !site.slots.has(&slot) {
+                return Err(site.missing(&name));
+            }
+            site.settle(&slot).await?;
+            let working = Arc::clone(&site);
+            let entry = blocking(move || working.set_aside(&name, grace)).await?;
+            site.slots.remove(&slot.name);
+            site.shared.gone.lock().insert(slot.name.clone());
+            site.shared.board.delete(&slot.name);
+            site.shared.replicas.forget_database(&slot.name);
+            tracing::info!(database = slot.name, "deleted");
+            let (working, name) = (Arc::clone(&site), slot.name.clone());
+            blocking(move || working.purge_at_once(&name, grace))
+                .await
+                .map_err(|error| Refusal::of(&error))?;
+            Ok(entry)
+        })
+        .await
+    }
+
+    /// Brings a deleted database back.
+    pub(crate) async fn undelete(self: &Arc<Self>, name: &str) -> Result<(), Refusal> {
+        if self.slots.contains(name) {
+            return Err(Refusal::Conflict(format!(
+                "the database {name} is there; nothing to undelete"
+            )));
         }
-        databases.insert(name.to_owned(), database);
+        if !self.deleted.is_waiting(name) {
+            return Err(self.missing(name));
+        }
+        let drafting = self.draft_turn(name)?;
+        let (site, name) = (Arc::clone(self), name.to_owned());
+        uninterrupted(async move {
+            let _drafting = drafting;
+            let working = Arc::clone(&site);
+            let back = blocking(move || {
+                let moved = working.deleted.folder(&name).move_to(&working.folder(&name));
+                if !moved.map_err(|error| Refusal::of(&error))? {
+                    return Err(Refusal::NoDatabase(name));
+                }
+                working.deleted.remove(&name).map_err(|error| Refusal::of(&error))?;
+                Ok(name)
+            });
+            let name = back.await?;
+            let slot = Arc::new(Slot::new(&name));
+            site.slots.insert(Arc::clone(&slot));
+            site.note_there(&name);
+            site.open_slot(&slot).await.map(drop)
+        })
+        .await
+    }
+
+    /// Closes everything, so that the next start reads no file.
+    pub(crate) async fn close_all(&self) {
+        let closing = self.slots.all().into_iter().map(|slot| async move {
+            let _turn = slot.turn.lock().await;
+            if let Some(database) = slot.take() {
+                database.close().await;
+            }
+        });
+        futures::stream::iter(closing)
+            .for_each_concurrent(CLOSING, |closing| closing)
+            .await;
+    }
+
+    fn folder(&self, name: &str) -> Folder {
+        Folder::of(&self.shared.settings.databases_dir(), name)
+    }
+
+    /// Why there is no such database.
+    fn missing(&self, name: &str) -> Refusal {
+        if self.deleted.is_waiting(name) {
+            Refusal::Deleted(name.to_owned())
+        } else {
+            Refusal::NoDatabase(name.to_owned())
+        }
+    }
+
+    fn check_new_name(&self, name: &str) -> Result<(), Refusal> {
+        if !Folder::is_valid_name(name) {
+            let name = name.to_owned();
+            return Err(Refusal::Malformed(AgentError::Name { name }.to_string()));
+        }
+        if !self.slots.contains(name) && self.deleted.is_waiting(name) {
+            return Err(Refusal::Deleted(name.to_owned()));
+        }
         Ok(())
     }
+
+    fn draft_turn(self: &Arc<Self>, name: &str) -> Result<Drafting, Refusal> {
+        if self.drafting.lock().insert(name.to_owned()) {
+            Ok(Drafting {
+                site: Arc::clone(self),
+                name: name.to_owned(),
+            })
+        } else {
+            let message = format!("{name} is being imported, restored or deleted; try again when that is done");
+            Err(Refusal::Conflict(message))
+        }
+    }
+
+    /// It is not among the deleted any more.
+    fn note_there(&self, name: &str) {
+        self.shared.gone.lock().remove(name);
+    }
+
+    /// Deletions that a process had begun when it was killed.
+    async fn finish_deletions(self: &Arc<Self>) -> Result<(), AgentError> {
+        let site = Arc::clone(self);
+        blocking(move || {
+            for (name, entry) in site.deleted.all() {
+                if entry.until_ms.is_none() {
+                    // Its end was noted, and then the process.
+                    let _ = site.deleted.folder(&name).remove();
+                }
+                if entry.until_ms.is_some() {
+                    let moved = site.folder(&name).move_to(&site.deleted.folder(&name));
+                    moved.map_err(|source| AgentError::Folder {
+                        path: site.shared.settings.databases_dir().join(&name),
+                        source,
+                    })?;
+                    site.log.end(&name)?;
+                    site.shared.gone.lock().insert(name);
+                } else if site.folder(&name).current().is_none() {
+                    site.shared.gone.lock().insert(name);
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Every folder is a database. Those the log knows are not opened.
+    async fn know_what_is_there(self: &Arc<Self>) -> Result<(), AgentError> {
+        let site = Arc::clone(self);
+        let unlogged = blocking(move || {
+            let root = site.shared.settings.databases_dir();
+            let failed = |source| AgentError::Folder {
+                path: root.clone(),
+                source,
+            };
+            Folder::tidy_all(&root).map_err(failed)?;
+            let mut unlogged = Vec::new();
+            for name in Folder::names(&root).map_err(failed)? {
+                let mut slot = Slot::new(&name);
+                let configured = site.shared.settings.databases.iter();
+                if let Some(configured) = configured.into_iter().find(|configured| configured.name == name) {
+                    slot.migrations = configured.migrations.clone();
+                }
+                let opens = slot.migrations.is_some();
+                site.slots.insert(Arc::new(slot));
+                let head = site.log.head(&name);
+                match (head, site.path(&name)) {
+                    (Some(head), Some(path)) if !opens => {
+                        if sums::is_current(&path, &head) {
+                            site.log.release(&name, head.position.txid);
+                        }
+                        show(&site.shared, &name, &path, head);
+                    }
+                    _ => unlogged.push(name),
+                }
+            }
+            Ok::<_, AgentError>(unlogged)
+        });
+        for name in unlogged.await? {
+            let slot = self.slots.find(&name).expect("inserted above");
+            self.open_at_start(&slot).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_what_is_configured(self: &Arc<Self>) -> Result<(), AgentError> {
+        for database in self.shared.settings.databases.clone() {
+            if !Folder::is_valid_name(&database.name) {
+                return Err(AgentError::Name { name: database.name });
+            }
+            if self.slots.contains(&database.name) {
+                continue;
+            }
+            if self.deleted.is_waiting(&database.name) {
+                tracing::warn!(
+                    database = database.name,
+                    "configured, but deleted; it is made anew when its grace has passed, or undelete it"
+                );
+                continue;
+            }
+            let mut slot = Slot::new(&database.name);
+            (slot.migrations, slot.seed) = (database.migrations, database.seed);
+            let slot = Arc::new(slot);
+            self.slots.insert(Arc::clone(&slot));
+            self.open_at_start(&slot).await?;
+            self.note_there(&slot.name);
+        }
+        Ok(())
+    }
+
+    async fn open_at_start(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<(), AgentError> {
+        let _turn = slot.turn.lock().await;
+        let opened = self.open_files(slot).await.map_err(|source| AgentError::Database {
+            name: slot.name.clone(),
+            source: Box::new(source),
+        })?;
+        slot.put(opened);
+        drop(_turn);
+        self.slots.close_unused(self.shared.settings.open_databases).await;
+        Ok(())
+    }
+
+    /// Makes a database that does not exist.
+    async fn make(self: &Arc<Self>, slot: Arc<Slot>) -> Result<(), Refusal> {
+        let name = slot.name.clone();
+        let opened = self.open_files(&slot).await;
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                let folder = self.folder(&name);
+                let _ = blocking(move || folder.tidy()).await;
+                return Err(Refusal::of(&error));
+            }
+        };
+        slot.put(opened);
+        self.slots.insert(slot);
+        self.note_there(&name);
+        if self.deleted.get(&name).is_some() {
+            let site = Arc::clone(self);
+            blocking(move || site.deleted.remove(&name))
+                .await
+                .map_err(|error| Refusal::of(&error))?;
+        }
+        self.slots.close_unused(self.shared.settings.open_databases).await;
+        Ok(())
+    }
+
+    async fn open_slot(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<Arc<Database>, Refusal> {
+        let database = {
+            let _turn = slot.turn.lock().await;
+            if let Some(database) = slot.get() {
+                return Ok(database);
+            }
+            if !self.slots.has(slot) {
+                return Err(self.missing(&slot.name));
+            }
+            let database = self.open_files(slot).await.map_err(|error| Refusal::of(&error))?;
+            slot.put(Arc::clone(&database));
+            database
+        };
+        self.slots.close_unused(self.shared.settings.open_databases).await;
+        Ok(database)
+    }
+
+    /// Opens the current file, or makes the first.
+    async fn open_files(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<Arc<Database>, OpenError> {
+        let (site, slot) = (Arc::clone(self), Arc::clone(slot));
+        let opened = blocking(move || {
+            let folder = site.folder(&slot.name);
+            if let Some(path) = folder.current() {
+                return Ok((site.open_primary(&slot, &path)?, path));
+            }
+            let unreadable = |source| OpenError::Unreadable {
+                path: PathBuf::from(&slot.name),
+                source,
+            };
+            let path = folder.next().map_err(unreadable)?;
+            if let Some(seed) = &slot.seed {
+                pages::copy(seed, &path).map_err(|source| OpenError::Sqlite {
+                    doing: "copying the seed",
+                    path: seed.clone(),
+                    source,
+                })?;
+            }
+            if site.deleted.get(&slot.name).is_some() {
+                draft::adopt(&path, site.next_position(&slot.name)).map_err(|error| match error {
+                    DraftError::Open(error) => error,
+                    other => unreadable(std::io::Error::other(other)),
+                })?;
+            }
+            let database = site.open_primary(&slot, &path)?;
+            folder.switch_to(&path).map_err(unreadable)?;
+            Ok((database, path))
+        });
+        let (database, path) = opened.await?;
+        self.show_while_open(&database, path);
+        Ok(database)
+    }
+
+    fn open_primary(&self, slot: &Slot, path: &std::path::Path) -> Result<Arc<Database>, OpenError> {
+        let mut settings = DatabaseSettings::new(&slot.name, path);
+        settings.migrations = slot.migrations.clone();
+        settings.readers = READERS;
+        Database::open_primary(settings, self.publication.clone())
+    }
+
+    /// Opens the draft as the database, then makes it the current file. Nothing that fails touches the file before it.
+    async fn open_draft(self: &Arc<Self>, slot: &Arc<Slot>, draft: Draft) -> Result<Arc<Database>, Refusal> {
+        let (site, working) = (Arc::clone(self), Arc::clone(slot));
+        let opened = blocking(move || {
+            let folder = site.folder(&working.name);
+            draft
+                .adopt(site.next_position(&working.name))
+                .map_err(|error| Refusal::of(&error))?;
+            folder
+                .prepare_switch(draft.path())
+                .map_err(|error| Refusal::of(&error))?;
+            let database = site
+                .open_primary(&working, draft.path())
+                .map_err(|error| Refusal::of(&error))?;
+            if let Err(error) = folder.finish_switch(draft.path()) {
+                // Either file is whole. The one that `current` names is opened next.
+                if folder.current().as_deref() != Some(draft.path()) {
+                    return Err(Refusal::of(&error));
+                }
+                tracing::debug!(%error, "old files could not be removed");
+            }
+            let path = draft.path().to_owned();
+            draft.keep();
+            Ok((database, path))
+        });
+        let (database, path) = opened.await?;
+        self.show_while_open(&database, path);
+        Ok(database)
+    }
+
+    /// After everything that any content under this name ever had.
+    fn next_position(&self, name: &str) -> Position {
+        let logged = self.log.head(name).map(|head| head.position.txid);
+        let deleted = self.deleted.get(name).map(|entry| entry.txid);
+        Position {
+            epoch: self.publication.epoch,
+            txid: logged.max(deleted).map_or(Txid(1), Txid::next),
+        }
+    }
+
+    /// Closes the database with all that the log has of it in its file. The turn is the caller's.
+    async fn settle(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<(), Refusal> {
+        let open = match (slot.take(), self.path(&slot.name)) {
+            (Some(open), _) => open,
+            (None, None) => return Ok(()),
+            (None, Some(path)) => {
+                let closed_well = self
+                    .log
+                    .head(&slot.name)
+                    .is_some_and(|head| sums::is_current(&path, &head));
+                if closed_well {
+                    return Ok(());
+                }
+                match self.open_files(slot).await {
+                    Ok(open) => open,
+                    // Damaged: replacing it is how it is mended.
+                    Err(error) => {
+                        tracing::warn!(
+                            database = slot.name,
+                            error = chain(&error),
+                            "what is replaced cannot be opened"
+                        );
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        open.close().await;
+        Ok(())
+    }
+
+    /// Removes the files of a database that was deleted without grace. Blocks.
+    fn purge_at_once(&self, name: &str, grace: Duration) -> std::io::Result<()> {
+        match grace.is_zero() {
+            true => self.deleted.purge(name),
+            false => Ok(()),
+        }
+    }
+
+    /// Moves a closed database out of the way, durably. Blocks.
+    fn set_aside(&self, name: &str, grace: Duration) -> Result<Deleted, Refusal> {
+        let txid = self.log.head(name).map_or(Txid(0), |head| head.position.txid);
+        let failed = |error: std::io::Error| Refusal::of(&error);
+        let entry = self.deleted.add(name, grace, txid).map_err(failed)?;
+        if let Err(error) = self.folder(name).move_to(&self.deleted.folder(name)) {
+            self.deleted.remove(name).map_err(failed)?;
+            return Err(failed(error));
+        }
+        self.log.end(name).map_err(|error| Refusal::of(&error))?;
+        Ok(entry)
+    }
+
+    /// Keeps the board current until the database is closed.
+    fn show_while_open(&self, database: &Arc<Database>, path: PathBuf) {
+        let Some(mut durable) = database.durable() else { return };
+        let (shared, name) = (Arc::clone(&self.shared), database.name().to_owned());
+        show(&shared, &name, &path, *durable.borrow_and_update());
+        tokio::spawn(async move {
+            while durable.changed().await.is_ok() {
+                let head = *durable.borrow_and_update();
+                shared.board.update(&name, |status| {
+                    // Unless it was replaced or deleted since.
+                    if status.path.as_ref() == Some(&path) {
+                        (status.head, status.primary) = (head, head);
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// Holds the right to give a database new content.
+pub(crate) struct Drafting {
+    site: Arc<PrimarySite>,
+    name: String,
+}
+
+impl Drop for Drafting {
+    fn drop(&mut self) {
+        self.site.drafting.lock().remove(&self.name);
+    }
+}
+
+/// What a primary does by itself: brings forward what was not closed well, and removes what was deleted.
+pub(crate) async fn tend(site: Arc<Site>) {
+    let Site::Primary(site) = &*site else { return };
+    for slot in site.slots.all() {
+        let head = site.log.head(&slot.name);
+        let path = site.path(&slot.name);
+        let closed_well = head
+            .zip(path)
+            .is_some_and(|(head, path)| sums::is_current(&path, &head));
+        if slot.get().is_none()
+            && !closed_well
+            && let Err(error) = site.database(&slot.name).await
+        {
+            tracing::error!(database = slot.name, %error, "it cannot be opened");
+        }
+    }
+    loop {
+        for name in site.deleted.due() {
+            let (working, purged) = (Arc::clone(site), name.clone());
+            match blocking(move || working.deleted.purge(&purged)).await {
+                Ok(()) => tracing::info!(database = name, "the files of a deleted database were removed"),
+                Err(error) => tracing::warn!(database = name, %error, "its files cannot be removed; trying again"),
+            }
+        }
+        tokio::time::sleep(TENDING).await;
+    }
+}
+
+fn show(shared: &Shared, name: &str, path: &std::path::Path, head: Head) {
+    shared.board.update(name, |status| {
+        status.state = State::Primary;
+        status.path = Some(path.to_owned());
+        (status.head, status.primary, status.primary_reachable) = (head, head, true);
+    });
+}
+
+/// Runs `work` to its end, also when whoever waits for it goes away.
+async fn uninterrupted<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The process ends.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// What the store knows of this primary's past. A machine that has an epoch has not lost its disk: it only asks whether the
+/// store has seen a higher one, and can do without the answer.
+async fn ask_store(store: &Store, settings: &AgentSettings) -> Result<Recovered, AgentError> {
+    if !settings.data_dir.join("epoch").exists() {
+        return Ok(recover(store, &settings.databases_dir()).await?);
+    }
+    let epoch = match tokio::time::timeout(STORE_WAIT, store.epoch()).await {
+        Ok(Ok(epoch)) => epoch,
+        Ok(Err(error)) => {
+            tracing::warn!(error = chain(&error), "the store does not answer; starting without it");
+            Epoch(0)
+        }
+        Err(_elapsed) => {
+            tracing::warn!("the store does not answer in time; starting without it");
+            Epoch(0)
+        }
+    };
+    Ok(Recovered {
+        epoch,
+        ..Recovered::default()
+    })
 }
 
 /// Runs what blocks where it may.

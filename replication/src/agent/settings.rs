@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::AgentTls;
+use crate::postgres::PostgresSettings;
 use crate::queue::QueueBounds;
+use crate::store::StoreSettings;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
@@ -19,6 +22,32 @@ pub struct AgentDatabase {
     pub name: String,
     /// Applied by the primary.
     pub migrations: Option<PathBuf>,
+    /// A SQLite file that the primary copies when the database does not exist.
+    pub seed: Option<PathBuf>,
+}
+
+/// Who may reach one database through the agent with a client of libSQL's.
+#[derive(Clone)]
+pub struct AgentClientToken {
+    pub token: String,
+    pub database: String,
+    pub role: ClientRole,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientRole {
+    Read,
+    Write,
+}
+
+/// The token is not shown.
+impl std::fmt::Debug for AgentClientToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AgentClientToken")
+            .field("database", &self.database)
+            .field("role", &self.role)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -34,13 +63,25 @@ pub struct AgentSettings {
     pub listen: Option<SocketAddr>,
     /// The secret the agents of a cluster share. Without one, anybody who reaches `listen` may do anything.
     pub token: Option<String>,
+    /// The certificate shown on `listen`; without one, plain HTTP.
+    pub tls: Option<AgentTls>,
+    /// PEM file with the certificates of authorities believed at the primary, besides the machine's own.
+    pub ca: Option<PathBuf>,
+    /// Clients that reach one database each.
+    pub clients: Vec<AgentClientToken>,
     /// Databases that exist from the start.
     pub databases: Vec<AgentDatabase>,
+    /// What a primary reaches for handlers everywhere.
+    pub postgres: Vec<PostgresSettings>,
     pub queue: QueueBounds,
     /// Bytes of the log that are kept for replicas that were away.
     pub log_retain_bytes: u64,
     /// How long a write waits for its outcome before its fate is called unknown.
     pub write_timeout: Duration,
+    /// Databases that a primary holds open at one time; those not used for longest are closed.
+    pub open_databases: usize,
+    /// Where a primary also keeps what its log has; `None` for nowhere.
+    pub store: Option<StoreSettings>,
     /// Time between two full comparisons of a replica with what was applied to it.
     pub scrub_interval: Duration,
 }
@@ -55,17 +96,24 @@ impl AgentSettings {
             data_dir,
             listen: None,
             token: None,
+            tls: None,
+            ca: None,
+            clients: Vec::new(),
             databases: Vec::new(),
+            postgres: Vec::new(),
             queue: QueueBounds {
                 rows: 100_000,
                 bytes: 256 * 1024 * 1024,
             },
             log_retain_bytes: 1024 * 1024 * 1024,
             write_timeout: Duration::from_secs(10),
+            open_databases: 200,
+            store: None,
             scrub_interval: Duration::from_secs(600),
         }
     }
 
+    /// The folder of the databases' folders.
     pub(crate) fn databases_dir(&self) -> PathBuf {
         self.data_dir.join("databases")
     }

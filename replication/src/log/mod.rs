@@ -13,6 +13,8 @@ use tokio::sync::watch;
 use crate::ltx::{Header, LtxError};
 use crate::position::{Lineage, Position, Txid};
 
+#[cfg(test)]
+pub(crate) mod memory;
 mod segment;
 #[cfg(test)]
 pub(crate) mod suite;
@@ -80,11 +82,14 @@ pub enum Known {
 }
 
 pub trait Log: Send + Sync + 'static {
-    /// Adds a transaction file. When this returns, the file is durable. Blocks.
+    /// Adds a transaction file. When this returns, the file is durable; before, nothing below shows it. Blocks.
     fn append(&self, database: &str, file: Bytes) -> Result<(), LogError>;
 
     /// Begins a chain anew at a state the database was brought to by other means (created, restored, imported).
     fn begin(&self, database: &str, head: Head) -> Result<(), LogError>;
+
+    /// Ends a chain: the database was deleted. What the log has of it may be forgotten.
+    fn end(&self, database: &str) -> Result<(), LogError>;
 
     fn head(&self, database: &str) -> Option<Head>;
 

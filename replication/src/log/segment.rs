@@ -2,6 +2,7 @@
 //!
 //! `docs/formats/log.md` has the byte table. Appends that wait for the disk at the same time share an fsync. A torn record
 //! at the end of the newest segment was never acknowledged and is cut off at open; damage anywhere else stops the open.
+//! The two are told apart by what later records say was durable when they were written.
 //! A failed write or fsync poisons nothing but itself: the segment is cut back to what was durable.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -18,10 +19,11 @@ use tokio::sync::watch;
 
 use super::{Head, Log, LogError};
 use crate::ltx::{self, Header};
+use crate::plant::{Plant, is_planted};
 use crate::position::{Epoch, Lineage, Position, Txid};
 
-/// Length and checksum of a record.
-const RECORD_HEADER_BYTES: usize = 8;
+/// Length and checksum of a record, how much of the segment was durable when it was written, checksum of these.
+const RECORD_HEADER_BYTES: usize = 20;
 /// A segment is left when it has reached this. Small enough that forgetting is smooth.
 const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 /// Larger records are not believed at open. A group commit is bounded by what one transaction may change.
@@ -51,6 +53,8 @@ struct State {
 struct Segment {
     file: Arc<File>,
     bytes: u64,
+    /// How many of them are known to be on the disk.
+    durable_bytes: u64,
 }
 
 /// What one database has in the log.
@@ -82,6 +86,7 @@ struct Place {
 enum Record<'a> {
     File { database: &'a str, file: &'a [u8] },
     Begin { database: &'a str, head: Head },
+    End { database: &'a str },
 }
 
 impl SegmentLog {
@@ -128,14 +133,14 @@ impl SegmentLog {
     }
 
     fn write(&self, record: &Record<'_>, index: impl FnOnce(&mut State, u64, u64)) -> Result<(), LogError> {
-        let bytes = record.to_bytes();
+        let mut bytes = record.to_bytes();
         let mine = {
             let mut state = self.state.lock();
             if let Record::File { database, file } = record {
                 state.judge(database, &parse_header(file)?)?;
             }
             let (number, offset) = state
-                .put(&self.directory, &bytes)
+                .put(&self.directory, &mut bytes)
                 .map_err(io_error("written", &self.directory))?;
             index(&mut state, number, offset);
             state.written += 1;
@@ -150,7 +155,7 @@ impl SegmentLog {
     /// Returns when record `mine` is durable.
     fn sync(&self, mine: u64) -> Result<(), LogError> {
         let _turn = self.syncing.lock();
-        let (file, written) = {
+        let (file, written, number, bytes) = {
             let state = self.state.lock();
             if state.synced >= mine {
                 return Ok(());
@@ -158,14 +163,21 @@ impl SegmentLog {
             if let Some(kind) = state.failed {
                 return Err(io_error("synced", &self.directory)(kind.into()));
             }
-            let (_, newest) = state.segments.last_key_value().expect("there is a segment to write to");
-            (Arc::clone(&newest.file), state.written)
+            let (number, newest) = state.segments.last_key_value().expect("there is a segment to write to");
+            (Arc::clone(&newest.file), state.written, *number, newest.bytes)
         };
-        let synced = file.sync_data();
+        let synced = if is_planted(Plant::NoFsync) {
+            Ok(())
+        } else {
+            file.sync_data()
+        };
         let mut state = self.state.lock();
         match synced {
             Ok(()) => {
                 state.synced = written;
+                if let Some(segment) = state.segments.get_mut(&number) {
+                    segment.durable_bytes = bytes;
+                }
                 Ok(())
             }
             Err(error) => {
@@ -234,8 +246,18 @@ impl Log for SegmentLog {
         })
     }
 
+    fn end(&self, database: &str) -> Result<(), LogError> {
+        if self.head(database).is_none() {
+            return Ok(());
+        }
+        self.write(&Record::End { database }, |state, _, _| {
+            state.chains.remove(database);
+        })
+    }
+
     fn head(&self, database: &str) -> Option<Head> {
-        self.state.lock().chains.get(database).map(|chain| chain.head)
+        let state = self.state.lock();
+        state.chains.get(database).map(|chain| chain.durable(state.synced))
     }
 
     fn heads(&self) -> BTreeMap<String, Head> {
@@ -243,7 +265,7 @@ impl Log for SegmentLog {
         state
             .chains
             .iter()
-            .map(|(name, chain)| (name.clone(), chain.head))
+            .map(|(name, chain)| (name.clone(), chain.durable(state.synced)))
             .collect()
     }
 
@@ -255,7 +277,8 @@ impl Log for SegmentLog {
         }
         let index = chain.files.partition_point(|entry| entry.after.position.txid < txid);
         let entry = chain.files.get(index)?;
-        (entry.after.position.txid == txid).then_some(entry.after)
+        let is_known = entry.after.position.txid == txid && entry.place.record <= state.synced;
+        is_known.then_some(entry.after)
     }
 
     fn read_after(&self, database: &str, txid: Txid, max_bytes: usize) -> Result<Vec<Bytes>, LogError> {
@@ -322,7 +345,7 @@ impl State {
         let mut offset = 0;
         while offset < length {
             let Some(bytes) = read_record(&file, offset, length).map_err(io("read"))? else {
-                if !newest {
+                if !newest || was_durable(&file, offset, length).map_err(io("read"))? {
                     return Err(LogError::Damaged {
                         place: path.display().to_string(),
                         offset,
@@ -357,6 +380,9 @@ impl State {
                     );
                 }
                 Record::Begin { database, head } => self.index_begin(database, head),
+                Record::End { database } => {
+                    self.chains.remove(database);
+                }
             }
             offset += (RECORD_HEADER_BYTES + bytes.len()) as u64;
         }
@@ -365,6 +391,8 @@ impl State {
             Segment {
                 file: Arc::new(file),
                 bytes: offset.min(length),
+                // What is here has survived whatever ended the process before; the next sync includes it.
+                durable_bytes: 0,
             },
         );
         Ok(())
@@ -383,7 +411,7 @@ impl State {
     }
 
     /// Writes a record to the newest segment, or to a new one. What a failed write left is cut off again.
-    fn put(&mut self, directory: &Path, bytes: &[u8]) -> io::Result<(u64, u64)> {
+    fn put(&mut self, directory: &Path, bytes: &mut [u8]) -> io::Result<(u64, u64)> {
         if let Some(kind) = self.failed {
             return Err(kind.into());
         }
@@ -398,6 +426,7 @@ impl State {
         };
         let segment = self.segments.get_mut(&number).expect("just made or found");
         let offset = segment.bytes;
+        seal(bytes, segment.durable_bytes);
         if let Err(error) = segment.file.write_all_at(bytes, offset) {
             if segment.file.set_len(offset).is_err() {
                 self.failed = Some(error.kind());
@@ -422,6 +451,7 @@ impl State {
             Segment {
                 file: Arc::new(file),
                 bytes: 0,
+                durable_bytes: 0,
             },
         );
         Ok(())
@@ -432,13 +462,13 @@ impl State {
         self.start_segment(directory, number)?;
         let mut bytes = Vec::new();
         for (database, chain) in &self.chains {
-            bytes.extend(
-                Record::Begin {
-                    database,
-                    head: chain.head,
-                }
-                .to_bytes(),
-            );
+            let begin = Record::Begin {
+                database,
+                head: chain.head,
+            };
+            let mut record = begin.to_bytes();
+            seal(&mut record, 0);
+            bytes.extend(record);
         }
         let segment = self.segments.get_mut(&number).expect("just made");
         if let Err(error) = segment.file.write_all_at(&bytes, 0) {
@@ -479,11 +509,21 @@ impl State {
     }
 }
 
+impl Chain {
+    /// The newest state that is durable. What is newer may never have been, and is told to nobody.
+    fn durable(&self, synced: u64) -> Head {
+        let newest = self.files.iter().rfind(|entry| entry.place.record <= synced);
+        newest.map_or(self.base, |entry| entry.after)
+    }
+}
+
 impl<'a> Record<'a> {
+    /// Without what [`seal`] adds.
     fn to_bytes(&self) -> Vec<u8> {
         let (kind, database, head_bytes, payload): (u8, &str, Vec<u8>, &[u8]) = match self {
             Record::File { database, file } => (1, database, Vec::new(), file),
             Record::Begin { database, head } => (2, database, head_to_bytes(head).to_vec(), &[]),
+            Record::End { database } => (3, database, Vec::new(), &[]),
         };
         let mut bytes = vec![0; RECORD_HEADER_BYTES];
         bytes.push(kind);
@@ -512,8 +552,35 @@ impl<'a> Record<'a> {
                 database,
                 head: head_from_bytes(payload.try_into().ok()?),
             }),
+            3 if payload.is_empty() => Some(Record::End { database }),
             _ => None,
         }
+    }
+}
+
+/// Completes a record's header, when it is known where the record will lie.
+fn seal(record: &mut [u8], durable_bytes: u64) {
+    record[8..16].copy_from_slice(&durable_bytes.to_be_bytes());
+    let sum = checksum(CrcAlgorithm::Crc32Iscsi, &record[..16]) as u32;
+    record[16..20].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// What the header of a record says.
+struct RecordHeader {
+    length: u64,
+    sum: u32,
+    durable_bytes: u64,
+}
+
+impl RecordHeader {
+    /// `None` when the bytes are no header.
+    fn parse(bytes: &[u8; RECORD_HEADER_BYTES]) -> Option<RecordHeader> {
+        let u32_at = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        (checksum(CrcAlgorithm::Crc32Iscsi, &bytes[..16]) as u32 == u32_at(16)).then(|| RecordHeader {
+            length: u64::from(u32_at(0)),
+            sum: u32_at(4),
+            durable_bytes: (u64::from(u32_at(8)) << 32) | u64::from(u32_at(12)),
+        })
     }
 }
 
@@ -524,15 +591,26 @@ fn read_record(file: &File, offset: u64, end: u64) -> io::Result<Option<Vec<u8>>
         return Ok(None);
     }
     file.read_exact_at(&mut header, offset)?;
-    let [length, sum] =
-        [&header[..4], &header[4..]].map(|bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
     let start = offset + RECORD_HEADER_BYTES as u64;
-    if length == 0 || u64::from(length) > RECORD_BYTES.min(end - start) {
+    let fits = |header: &RecordHeader| (1..=RECORD_BYTES.min(end - start)).contains(&header.length);
+    let Some(header) = RecordHeader::parse(&header).filter(fits) else {
         return Ok(None);
-    }
-    let mut bytes = vec![0; length as usize];
+    };
+    let mut bytes = vec![0; header.length as usize];
     file.read_exact_at(&mut bytes, start)?;
-    Ok((checksum(CrcAlgorithm::Crc32Iscsi, &bytes) as u32 == sum).then_some(bytes))
+    Ok((checksum(CrcAlgorithm::Crc32Iscsi, &bytes) as u32 == header.sum).then_some(bytes))
+}
+
+/// Whether the record at `offset`, which cannot be read, was on the disk before: a later record says so. Where that
+/// begins is not known when a length is damaged, so every place is tried; there is at most one segment of them.
+fn was_durable(file: &File, offset: u64, end: u64) -> io::Result<bool> {
+    let mut bytes = vec![0; (end - offset) as usize];
+    file.read_exact_at(&mut bytes, offset)?;
+    let says_so = |(place, bytes): (u64, &[u8])| {
+        let header = bytes.first_chunk().and_then(RecordHeader::parse);
+        header.is_some_and(|header| header.durable_bytes > offset && header.durable_bytes <= place)
+    };
+    Ok((offset..).zip(bytes.windows(RECORD_HEADER_BYTES)).any(says_so))
 }
 
 fn head_to_bytes(head: &Head) -> [u8; HEAD_BYTES] {
@@ -595,6 +673,7 @@ fn io_error(doing: &'static str, place: &Path) -> impl Fn(io::Error) -> LogError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Known;
     use crate::log::suite::{self, file, head};
 
     fn open(directory: &Path) -> SegmentLog {
@@ -624,12 +703,18 @@ mod tests {
             assert_eq!(log.head("a"), Some(head(1, 1)), "cut at {cut}");
             log.append("a", file(head(1, 1), head(1, 2))).unwrap();
         }
+        let damaged_at = |at: usize| {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            fs::write(&path, damaged).unwrap();
+            matches!(SegmentLog::open(directory.path(), 0), Err(LogError::Damaged { .. }))
+        };
+        for at in 0..whole {
+            assert!(damaged_at(at), "the last record says that byte {at} was durable");
+        }
+        assert!(!damaged_at(whole), "nobody says so of the last record");
         fs::write(segment_path(directory.path(), 2), []).unwrap();
-        let mut damaged = bytes;
-        damaged[whole / 2] ^= 1;
-        fs::write(&path, damaged).unwrap();
-        let opened = SegmentLog::open(directory.path(), 0);
-        assert!(matches!(opened, Err(LogError::Damaged { .. })));
+        assert!(damaged_at(whole), "a segment is left when it is durable");
     }
 
     #[test]
@@ -658,6 +743,21 @@ mod tests {
             assert_eq!(log.read_after("a", Txid(1), usize::MAX).unwrap().len(), 2);
             assert_eq!((log.head("a"), log.head("rests")), (Some(head(1, 3)), Some(head(1, 3))));
         }
+    }
+
+    #[test]
+    fn what_is_not_durable_is_told_to_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = open(directory.path());
+        log.begin("a", head(1, 0)).unwrap();
+        log.append("a", file(head(1, 0), head(1, 1))).unwrap();
+        // As while an append waits for the disk.
+        log.state.lock().synced = 1;
+        assert_eq!(log.head("a"), Some(head(1, 0)));
+        assert_eq!(log.heads()["a"], head(1, 0));
+        assert_eq!(log.state_at("a", Txid(1)), None);
+        assert_eq!(log.find("a", &head(1, 1)), Known::Never);
+        assert!(log.read_after("a", Txid(0), usize::MAX).unwrap().is_empty());
     }
 
     #[test]

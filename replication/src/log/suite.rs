@@ -136,4 +136,15 @@ pub(crate) fn run(open: impl Fn() -> Box<dyn Log>) {
     assert_eq!(log.find("a", &head(2, 5)), Known::Never);
     assert_eq!(log.head("a").unwrap().lineage, Lineage(9));
     assert_eq!(open().head("a").unwrap().lineage, Lineage(9));
+
+    // Deleted: nothing is known any more, and nothing else is touched.
+    log.end("a").unwrap();
+    log.end("never").unwrap();
+    for log in [log, open()] {
+        assert_eq!(log.head("a"), None);
+        assert_eq!(log.heads().keys().collect::<Vec<_>>(), ["b"]);
+        refused(log.append("a", file(head(2, 5), head(2, 6))));
+    }
+    open().begin("a", head(4, 1)).unwrap();
+    assert_eq!(open().head("a"), Some(head(4, 1)));
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use selvedge_replication::{Database, Rows, Value};
+use selvedge_replication::{Database, Rows, Statement, Value};
 use wasmtime::component::Resource;
 
 use crate::instance::GuestState;
@@ -47,7 +47,9 @@ impl GuestState {
         parameters: Vec<Value>,
     ) -> wasmtime::Result<Result<Rows, Refused>> {
         let database = Arc::clone(&self.table.get(connection)?.database);
-        let rows = match database.query(statement, parameters).await {
+        let session = self.control.session();
+        let statement = Statement::new(statement, parameters);
+        let rows = match database.query_in(&session, statement).await {
             Ok(rows) => rows,
             Err(error) => {
                 return Ok(Err(match error.code() {

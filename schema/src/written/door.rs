@@ -48,11 +48,20 @@ struct Tls {
 /// A certificate chain and its key, both PEM.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct CertificateFiles {
+pub(super) struct CertificateFiles {
     /// The chain, leaf first.
     cert: PathBuf,
     /// The private key.
     key: PathBuf,
+}
+
+impl CertificateFiles {
+    pub(super) fn into_used(self, base: &Path) -> config::CertificateFiles {
+        config::CertificateFiles {
+            cert: resolve(base, self.cert),
+            key: resolve(base, self.key),
+        }
+    }
 }
 
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -67,10 +76,7 @@ enum TlsVersion {
 
 impl Tls {
     fn into_used(self, base: &Path) -> config::Tls {
-        let files = |files: CertificateFiles| config::CertificateFiles {
-            cert: resolve(base, files.cert),
-            key: resolve(base, files.key),
-        };
+        let files = |files: CertificateFiles| files.into_used(base);
         config::Tls {
             certificates: self.certificates.into_iter().map(files).collect(),
             self_signed: self.self_signed.into_iter().map(|name| name.0.0).collect(),

@@ -11,14 +11,18 @@ use super::{by_name, positive, resolve, size};
 use crate::config;
 use crate::text::{ByteSize, Name, PositiveDuration, Text, Verbatim};
 
-/// A SQLite database on this machine.
+/// A SQLite database.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Database {
-    /// The database file; made when it is missing.
-    path: PathBuf,
-    /// Folder of `.sql` files, run once each in the order of their names.
+    /// The database file; made when it is missing. Without a path, the database is replicated: the agent keeps it.
+    path: Option<PathBuf>,
+    /// Folder of `.sql` files, run once each in the order of their names; by the primary, if the database is replicated.
     migrations: Option<PathBuf>,
+    /// A SQLite file that a new replicated database starts from, at the primary.
+    seed: Option<PathBuf>,
+    /// A replica further behind than this is not read; the primary is asked instead. Without it any replica will do.
+    max_staleness: Option<Text<PositiveDuration>>,
     /// How long one statement may run.
     #[serde(default = "statement_timeout")]
     statement_timeout: Text<PositiveDuration>,
@@ -39,8 +43,10 @@ fn readers() -> usize {
 impl Database {
     pub(super) fn into_used(self, base: &Path) -> config::Database {
         config::Database {
-            path: resolve(base, self.path),
+            path: self.path.map(|path| resolve(base, path)),
             migrations: self.migrations.map(|path| resolve(base, path)),
+            seed: self.seed.map(|path| resolve(base, path)),
+            max_staleness: self.max_staleness.map(|duration| duration.0.0),
             statement_timeout: self.statement_timeout.0.0,
             readers: self.readers,
         }
@@ -73,13 +79,18 @@ pub(super) struct Handler {
 enum Binding {
     /// SQL on a database of this configuration.
     Database(String),
+    /// A PostgreSQL of this configuration; the handler opens it by the binding's name.
+    Postgres(String),
 }
 
 impl Handler {
     pub(super) fn into_used(self, base: &Path) -> config::Handler {
         config::Handler {
             component: resolve(base, self.component),
-            bindings: by_name(self.bindings, |Binding::Database(name)| config::Binding::Database(name)),
+            bindings: by_name(self.bindings, |binding| match binding {
+                Binding::Database(name) => config::Binding::Database(name),
+                Binding::Postgres(name) => config::Binding::Postgres(name),
+            }),
             env: self.env.into_iter().map(|(name, value)| (name, value.0.0)).collect(),
             secrets: self.secrets.into_iter().map(|name| name.0.0).collect(),
             limits: self.limits.into_used(),

@@ -4,8 +4,12 @@
 //! checks the file against that schema, and only then is the file read into them: so each `into_used` cannot fail.
 //! Defaults come from the types as used.
 
+mod agent;
+mod agent_clients;
+mod agent_store;
 mod door;
 mod handler;
+mod postgres;
 mod route;
 mod upstream;
 
@@ -23,8 +27,8 @@ use crate::text::{ByteSize, Name, PositiveDuration, Text};
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
-    /// Addresses to listen on.
-    #[schemars(length(min = 1))]
+    /// Addresses to listen on. Required, unless the file only describes an agent.
+    #[serde(default)]
     listeners: Vec<door::Listener>,
     /// The administration listener: health, readiness, metrics, purge, routes, drain.
     admin: Option<door::Admin>,
@@ -45,6 +49,11 @@ pub(crate) struct Config {
     /// SQLite databases by name.
     #[serde(default)]
     databases: BTreeMap<Text<Name>, handler::Database>,
+    /// PostgreSQL databases by name, for handlers to use through the primary.
+    #[serde(default)]
+    postgres: BTreeMap<Text<Name>, postgres::Postgres>,
+    /// This machine's part in replication.
+    agent: Option<agent::Agent>,
     /// Wasm components by name.
     #[serde(default)]
     handlers: BTreeMap<Text<Name>, handler::Handler>,
@@ -57,8 +66,9 @@ pub(crate) struct Config {
     /// Where the access log goes, one JSON object a line.
     #[serde(default)]
     access_log: door::AccessLog,
-    /// What is answered and how. The most specific match wins, whatever the order; ties are errors.
-    #[schemars(length(min = 1))]
+    /// What is answered and how. The most specific match wins, whatever the order; ties are errors. Required, unless the
+    /// file only describes an agent.
+    #[serde(default)]
     routes: Vec<route::Route>,
 }
 
@@ -86,12 +96,16 @@ impl Config {
         config::Config {
             listeners: self.listeners.into_iter().map(|l| l.into_used(base)).collect(),
             admin: self.admin.map(door::Admin::into_used),
+            agent: self
+                .agent
+                .map(|agent| agent.into_used(base, &resolve(base, self.data_dir.clone()))),
             data_dir: resolve(base, self.data_dir),
             secrets_dir: self.secrets_dir.map(|path| resolve(base, path)),
             trusted_proxies: self.trusted_proxies.into_iter().map(|range| range.0).collect(),
             limits: self.limits.into_used(),
             upstreams: by_name(self.upstreams, |u| u.into_used(base)),
             databases: by_name(self.databases, |d| d.into_used(base)),
+            postgres: by_name(self.postgres, |p| p.into_used(base)),
             handlers: by_name(self.handlers, |h| h.into_used(base)),
             cache: self.cache.into_used(),
             shutdown: self.shutdown.into_used(),

@@ -49,6 +49,18 @@ pub(super) struct Route {
     fallback: Option<String>,
     /// File to show, with the status of the failure, when nothing else could answer.
     error_page: Option<PathBuf>,
+    /// When the writes of a handler are answered: `wait` until they are done, or `queue_when_slow`: with 202 once they are
+    /// durable on this machine, while the primary is slow.
+    #[serde(default)]
+    writes: Writes,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Writes {
+    #[default]
+    Wait,
+    QueueWhenSlow,
 }
 
 fn exactly_one_target(schema: &mut Schema) {
@@ -321,6 +333,10 @@ impl Route {
             target: target.expect("the schema asks for exactly one target"),
             fallback: self.fallback,
             error_page: self.error_page.map(|path| resolve(base, path)),
+            writes: match self.writes {
+                Writes::Wait => config::Writes::Wait,
+                Writes::QueueWhenSlow => config::Writes::QueueWhenSlow,
+            },
             pointer,
         }
     }

@@ -4,7 +4,12 @@ use std::{fmt::Write, process::Command};
 
 use super::{CaseResult, ROUNDS, SECONDS, peers::Programs};
 
-pub(crate) fn render(results: &[CaseResult], instantiation: &[(&'static str, String)], programs: &Programs) -> String {
+pub(crate) fn render(
+    results: &[CaseResult],
+    instantiation: &[(&'static str, String)],
+    data: &[(&'static str, serde_json::Value)],
+    programs: &Programs,
+) -> String {
     let mut text = String::from("# Benchmarks\n\nWritten by `cargo xtask bench`. ");
     let _ = writeln!(
         text,
@@ -42,6 +47,10 @@ pub(crate) fn render(results: &[CaseResult], instantiation: &[(&'static str, Str
     text.push_str("\nMaking an instance in the pool, from a compiled component, µs:\n\n");
     for (guest, figures) in instantiation {
         let _ = writeln!(text, "* {guest}: `{figures}`");
+    }
+    text.push_str("\nThe data layer, each case in one process on the same disk:\n\n");
+    for (what, figures) in data {
+        let _ = writeln!(text, "* {what}: `{figures}`");
     }
     text
 }

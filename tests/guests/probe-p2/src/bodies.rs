@@ -3,6 +3,7 @@
 use crate::exports::wasi::http0_2_12::incoming_handler::{IncomingRequest, ResponseOutparam};
 use crate::host;
 use crate::http::{self, RequestBody};
+use probe::reply::content_type;
 use probe::{Checksum, Reply, Target};
 
 /// Sends the head at once and each part of the request body as soon as it is read.
@@ -71,8 +72,4 @@ pub fn with_length(length: u64, body: &[u8], outparam: ResponseOutparam) {
     let mut response = http::start(200, &headers, outparam);
     response.write(body);
     response.finish(&[]);
-}
-
-pub fn content_type(value: &str) -> Vec<(String, Vec<u8>)> {
-    vec![("content-type".to_owned(), value.as_bytes().to_vec())]
 }

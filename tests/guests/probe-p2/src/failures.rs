@@ -1,10 +1,10 @@
 //! Guests that fail: before the head, between head and body, in the middle of the body, or by never coming back.
 
-use crate::bodies::content_type;
 use crate::exports::wasi::http0_2_12::incoming_handler::ResponseOutparam;
 use crate::wasi::http0_2_12::types::ErrorCode;
 use crate::{host, http};
 use probe::Target;
+use probe::reply::content_type;
 
 /// Traps `delay_ms` after the head, with no byte of the body sent.
 pub fn trap_after_head(target: &Target, outparam: ResponseOutparam) {
@@ -13,14 +13,11 @@ pub fn trap_after_head(target: &Target, outparam: ResponseOutparam) {
     probe::trap();
 }
 
-/// Traps once `after` bytes of the body were taken; `length` says how many were promised.
+/// Traps `delay_ms` after `after` bytes of the body were taken; `length` says how many were promised.
 pub fn trap_mid(target: &Target, outparam: ResponseOutparam) {
-    let mut headers = content_type("text/plain; charset=utf-8");
-    headers.extend(["length", "cc"].into_iter().zip(["content-length", "cache-control"]).filter_map(
-        |(parameter, header)| Some((header.to_owned(), target.get(parameter)?.as_bytes().to_vec())),
-    ));
-    let mut response = http::start(200, &headers, outparam);
+    let mut response = http::start(200, &probe::trap_mid_headers(target), outparam);
     response.write(&probe::alphabet(0, target.number("after", 1024) as usize));
+    host::sleep_ms(target.number("delay_ms", 0));
     probe::trap();
 }
 

@@ -1,4 +1,4 @@
-//! The 0.2 probe: one handler whose path says how it behaves. `../../README.md` lists the paths.
+//! The 0.2 probe: one handler whose path says how it behaves. `handle` lists the paths.
 //!
 //! 0.2 is synchronous: what waits, blocks the instance, and an instance serves one request.
 
@@ -46,11 +46,8 @@ impl Guest for Probe {
             "/burn" => http::send(host::burn(target), outparam),
             "/no-response" => drop(outparam),
             "/error" => failures::error(outparam),
-            "/memory" => {
-                let asked = target.number("mib", 16) as usize;
-                let granted = probe::grow_memory(asked);
-                http::send(Reply::text(format!("granted {granted} of {asked} MiB\n")), outparam);
-            }
+            "/memory" => http::send(probe::memory(target), outparam),
+            "/exhaust" => probe::exhaust_memory(),
 
             "/env" => http::send(host::environment(), outparam),
             "/log" => http::send(host::log(target), outparam),
@@ -64,7 +61,7 @@ impl Guest for Probe {
                 let (sql, _) = http::read_all(&incoming);
                 http::send(probe::sql::script(target, &sql), outparam);
             }
-            "/regen" => match probe::regeneration(target) {
+            "/regen" => match probe::regeneration(&request) {
                 probe::Regeneration::Answer(reply) => http::send(reply, outparam),
                 probe::Regeneration::Wait(ms, reply) => {
                     host::sleep_ms(ms);

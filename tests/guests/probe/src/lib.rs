@@ -90,6 +90,32 @@ pub fn grow_memory(mebibytes: usize) -> usize {
     mebibytes
 }
 
+/// How many of `mib` mebibytes were granted.
+pub fn memory(target: &Target) -> Reply {
+    let asked = target.number("mib", 16) as usize;
+    let granted = grow_memory(asked);
+    Reply::text(format!("granted {granted} of {asked} MiB\n"))
+}
+
+/// Allocates and keeps until the allocator gets nothing more, which ends a Rust guest as it ends most.
+pub fn exhaust_memory() -> ! {
+    const PART: usize = 1024 * 1024;
+    let mut kept = Vec::new();
+    loop {
+        kept.push(vec![1_u8; PART]);
+        core::hint::black_box(&kept);
+    }
+}
+
+/// What a body says that a trap will cut: `length` bytes promised, `cc` as its `cache-control`.
+pub fn trap_mid_headers(target: &Target) -> Vec<(String, Vec<u8>)> {
+    let mut headers = reply::content_type("text/plain; charset=utf-8");
+    for (parameter, header) in [("length", "content-length"), ("cc", "cache-control")] {
+        headers.extend(target.get(parameter).map(|value| (header.to_owned(), value.as_bytes().to_vec())));
+    }
+    headers
+}
+
 /// `ok`, or what went wrong.
 pub fn verdict<E: std::fmt::Debug>(outcome: &Result<(), E>) -> String {
     match outcome {

@@ -1,6 +1,6 @@
 //! A page for ISR whose renders are counted in the database, and some of which fail.
 
-use crate::{Reply, Target, sql};
+use crate::{Reply, Request, sql};
 
 /// What the probe does for one render.
 pub enum Regeneration {
@@ -11,8 +11,14 @@ pub enum Regeneration {
     Loop,
 }
 
-/// `/regen?key=&fail=2-4&how=500|trap|loop&delay_ms=`: render `n` says so, and fails where `n` is in `fail`.
-pub fn regeneration(target: &Target) -> Regeneration {
+/// How long a render sleeps that is to miss its deadline.
+const TOO_LONG_MS: u64 = 600_000;
+
+/// `/regen?key=&fail=2-4&how=500|trap|loop|sleep&delay_ms=&show=a,b`: render `n` says so, and fails where `n` is in `fail`.
+///
+/// The fields named by `show` follow, each on a line of its own with the value this render was asked with.
+pub fn regeneration(request: &Request) -> Regeneration {
+    let target = &request.target;
     let render = match sql::count_render(target) {
         Ok(render) => render,
         Err(reply) => return Regeneration::Answer(reply),
@@ -21,10 +27,16 @@ pub fn regeneration(target: &Target) -> Regeneration {
         return match target.get("how") {
             Some("trap") => Regeneration::Trap,
             Some("loop") => Regeneration::Loop,
+            Some("sleep") => Regeneration::Wait(TOO_LONG_MS, Reply::text(format!("render {render} overslept\n"))),
             _ => Regeneration::Answer(Reply::text(format!("render {render} failed\n")).with_status(500)),
         };
     }
-    let reply = Reply::text(format!("render {render}\n"));
+    let shown = target.get("show").into_iter().flat_map(|names| names.split(','));
+    let shown = shown.map(|name| {
+        let value = request.header(name).map(String::from_utf8_lossy);
+        format!("{name}: {}\n", value.as_deref().unwrap_or("-"))
+    });
+    let reply = Reply::text(format!("render {render}\n{}", shown.collect::<String>()));
     let reply = match target.get("cc") {
         Some(cache_control) => reply.with("cache-control", cache_control),
         None => reply,

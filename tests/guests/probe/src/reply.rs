@@ -118,6 +118,11 @@ pub fn reply(request: &Request, instance: &Instance, random: u64) -> Option<Repl
     })
 }
 
+/// The head of a body of this kind, whose length is not said.
+pub fn content_type(value: &str) -> Vec<(String, Vec<u8>)> {
+    vec![("content-type".to_owned(), value.as_bytes().to_vec())]
+}
+
 pub fn not_found(request: &Request) -> Reply {
     Reply::text(format!("no such probe: {}\n", request.target.path())).with_status(404)
 }

@@ -1,0 +1,195 @@
+//! `selvedge db`: replicated databases by hand, through any agent of the cluster.
+
+mod agent;
+mod csv;
+mod export;
+mod import;
+mod lag;
+mod lifecycle;
+mod migrate;
+mod progress;
+mod rows;
+mod shell;
+mod time;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use agent::Agent;
+
+#[derive(Args)]
+pub(crate) struct Db {
+    #[command(flatten)]
+    reach: Reach,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How the agent is reached, and how it is answered.
+#[derive(Args)]
+struct Reach {
+    /// Socket or URL of an agent; otherwise the one of --config, or $SELVEDGE_AGENT.
+    #[arg(long, global = true, value_name = "SOCKET|URL")]
+    agent: Option<String>,
+    /// The cluster's secret, for a URL; otherwise $SELVEDGE_TOKEN.
+    #[arg(long, global = true)]
+    token: Option<String>,
+    /// Take the agent of this configuration.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Answer in JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make an empty database.
+    Create { name: String },
+    /// List the databases, and those that can still be undeleted.
+    List,
+    /// Run SQL by hand: reads from this agent's copy, writes at the primary.
+    Shell(shell::Shell),
+    /// Take in a SQLite file, a SQL script or a CSV file.
+    Import(import::Import),
+    /// Write a database to a SQLite file, as SQL, or one table as CSV.
+    Export(export::Export),
+    /// Apply the migrations of a folder that are new.
+    Migrate(migrate::Migrate),
+    /// Copy a database to a new one.
+    Branch(lifecycle::Branch),
+    /// Bring an earlier state of a database back, from the primary's store.
+    Restore(lifecycle::Restore),
+    /// Say how far behind each copy is.
+    Lag { name: Option<String> },
+    /// Read all of a database and compare it with the log.
+    Verify { name: String },
+    /// Delete a database; until its grace is over it can be undeleted.
+    Delete(lifecycle::Delete),
+    /// Bring a deleted database back.
+    Undelete { name: String },
+}
+
+/// Why a command did not do what it should.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It was called wrongly.
+    Usage(String),
+    Failed {
+        code: String,
+        message: String,
+        help: Option<String>,
+    },
+}
+
+impl Failure {
+    fn new(code: &str, message: impl Into<String>) -> Failure {
+        Failure::Failed {
+            code: code.to_owned(),
+            message: message.into(),
+            help: None,
+        }
+    }
+
+    fn help(self, text: impl Into<String>) -> Failure {
+        match self {
+            Failure::Failed { code, message, .. } => Failure::Failed {
+                code,
+                message,
+                help: Some(text.into()),
+            },
+            usage => usage,
+        }
+    }
+
+    /// About a file of whoever calls.
+    fn file(path: &std::path::Path, error: &dyn std::error::Error) -> Failure {
+        Failure::new("file", format!("{}: {error}", path.display()))
+    }
+
+    fn code(&self) -> &str {
+        match self {
+            Failure::Usage(_) => "usage",
+            Failure::Failed { code, .. } => code,
+        }
+    }
+
+    fn show(&self, as_json: bool) {
+        let (message, help) = match self {
+            Failure::Usage(message) => (message, None),
+            Failure::Failed { message, help, .. } => (message, help.as_ref()),
+        };
+        if as_json {
+            let error = json!({ "error": { "code": self.code(), "message": message, "help": help } });
+            eprintln!("{error}");
+            return;
+        }
+        eprintln!("error: {message}");
+        if let Some(help) = help {
+            eprintln!("  help: {help}");
+        }
+    }
+}
+
+/// What a command answers, for people and for programs.
+struct Answer {
+    text: String,
+    json: Value,
+}
+
+impl Answer {
+    fn new(text: impl Into<String>, json: Value) -> Answer {
+        Answer {
+            text: text.into(),
+            json,
+        }
+    }
+}
+
+pub(crate) fn run(db: Db) -> ExitCode {
+    let as_json = db.reach.json;
+    match answer(db) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.show(as_json);
+            match failure {
+                Failure::Usage(_) => ExitCode::from(2),
+                Failure::Failed { .. } => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn answer(db: Db) -> Result<(), Failure> {
+    let as_json = db.reach.json;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new("runtime", error.to_string()))?;
+    let agent = runtime.block_on(async { Agent::find(&db.reach) })?;
+    let answer = match db.command {
+        // It answers by itself, line by line, and waits for somebody who types.
+        Command::Shell(shell) => return shell::run(&runtime, &agent, shell, as_json),
+        Command::Export(export) => runtime.block_on(export::run(&agent, export, as_json))?,
+        Command::Create { name } => runtime.block_on(lifecycle::create(&agent, &name))?,
+        Command::List => runtime.block_on(lifecycle::list(&agent))?,
+        Command::Import(import) => runtime.block_on(import::run(&agent, import, as_json))?,
+        Command::Migrate(migrate) => runtime.block_on(migrate::run(&agent, migrate))?,
+        Command::Branch(branch) => runtime.block_on(lifecycle::branch(&agent, branch, as_json))?,
+        Command::Restore(restore) => runtime.block_on(lifecycle::restore(&agent, restore, as_json))?,
+        Command::Lag { name } => runtime.block_on(lag::run(&agent, name.as_deref()))?,
+        Command::Verify { name } => runtime.block_on(verify::run(&agent, &name, as_json))?,
+        Command::Delete(delete) => runtime.block_on(lifecycle::delete(&agent, delete))?,
+        Command::Undelete { name } => runtime.block_on(lifecycle::undelete(&agent, &name))?,
+    };
+    if as_json {
+        println!("{}", answer.json);
+    } else if !answer.text.is_empty() {
+        println!("{}", answer.text);
+    }
+    Ok(())
+}
