@@ -262,7 +262,12 @@ async fn the_admin_listener_tells_and_protects() {
         .await
         .expect("JSON");
     assert_eq!(routes["routes"][0]["name"], "hello");
-    let metrics = edge.metrics().await;
+    // A request is counted after its response has left.
+    let metrics = wait_for("the request to be counted", async || {
+        let metrics = edge.metrics().await;
+        metrics.contains("selvedge_requests_total{").then_some(metrics)
+    })
+    .await;
     for wanted in [
         "selvedge_requests_total{cache=\"none\",route=\"hello\",status=\"200\"} 1",
         "selvedge_request_duration_seconds_bucket{cache=\"none\",route=\"hello\",le=\"0.0005\"}",
