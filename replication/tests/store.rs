@@ -14,6 +14,10 @@ use selvedge_tests::peer;
 use serde_json::{Value, json};
 
 const FAST: Duration = Duration::from_millis(10);
+/// Of the S3 service of these tests.
+const REGION: &str = "us-east-1";
+const KEY_ID: &str = "key";
+const SECRET: &str = "secret";
 
 struct Site {
     folder: tempfile::TempDir,
@@ -243,7 +247,7 @@ async fn mark(site: &Site, txid: Txid) -> Mark {
 
 /// The whole way: a workload, a restart in its middle, a snapshot asked for; then every state that was noted, the newest
 /// one to the byte, and the same from Litestream.
-async fn suite(mut store: StoreSettings, litestream: impl AsyncFn(&str, &Path)) {
+async fn suite(mut store: StoreSettings, level: fn(u8) -> String, litestream: impl AsyncFn(&str, &Path)) {
     store.merge_windows = [150, 600, 1800].map(Duration::from_millis);
     let mut site = Site::primary(&store).await;
     let mut random = fastrand::Rng::with_seed(3);
@@ -287,11 +291,12 @@ async fn suite(mut store: StoreSettings, litestream: impl AsyncFn(&str, &Path)) 
     let folder = status.folder.unwrap();
     let levels = eventually("every level has files", async || {
         let levels = levels(&store, &folder).await;
-        let has = |level: &str| levels.iter().any(|key| key.contains(level));
-        (has("ltx/1/") && has("ltx/2/") && has("ltx/3/") && has("history/")).then_some(levels)
+        let has = |folder: String| levels.iter().any(|key| key.contains(&folder));
+        let has_all = (1..=3).all(|number| has(level(number))) && has("/history/".to_owned());
+        has_all.then_some(levels)
     })
     .await;
-    snapshots += levels.iter().filter(|key| key.contains("ltx/9/")).count();
+    snapshots += levels.iter().filter(|key| key.contains(&level(9))).count();
     assert_eq!(snapshots, 2, "{levels:#?}");
     site.stop().await;
 
@@ -346,14 +351,18 @@ fn litestream() -> Option<PathBuf> {
     found
 }
 
-fn run_litestream(program: &Path, arguments: &[&str]) {
+fn restore_with_litestream(url: &str, to: &Path) {
+    let Some(program) = litestream() else { return };
     let output = Command::new(program)
-        .args(arguments)
+        .args(["restore", "-o", to.to_str().unwrap(), url])
+        .env("AWS_ACCESS_KEY_ID", KEY_ID)
+        .env("AWS_SECRET_ACCESS_KEY", SECRET)
         // The services of these tests are on this machine.
         .env_remove("AWS_CA_BUNDLE")
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(to.exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -361,10 +370,9 @@ async fn a_folder_gives_back_every_state_to_the_byte() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder_settings(folder.path());
     let url = store.url.clone();
-    suite(store, async |chain, to| {
-        let Some(program) = litestream() else { return };
-        let url = format!("file://{url}/{chain}");
-        run_litestream(&program, &["restore", "-o", to.to_str().unwrap(), &url]);
+    let level = |number| format!("/ltx/{number}/");
+    suite(store, level, async |chain, to| {
+        restore_with_litestream(&format!("file://{url}/{chain}"), to);
     })
     .await;
 }
@@ -414,9 +422,9 @@ impl S3 {
     fn settings(&self) -> StoreSettings {
         let mut settings = settings("s3://edge/backup/of/shop");
         settings.endpoint = Some(self.endpoint.clone());
-        settings.region = Some("us-east-1".to_owned());
-        settings.access_key_id = Some("key".to_owned());
-        settings.secret_access_key = Some("secret".to_owned());
+        settings.region = Some(REGION.to_owned());
+        settings.access_key_id = Some(KEY_ID.to_owned());
+        settings.secret_access_key = Some(SECRET.to_owned());
         settings.allow_http = true;
         settings
     }
@@ -435,8 +443,13 @@ async fn s3_gives_back_every_state_to_the_byte() {
     let Some(s3) = S3::start(folder.path()).await else {
         return;
     };
-    // Restored by us only: what Litestream reads is the same in a folder.
-    suite(s3.settings(), async |_, _| {}).await;
+    let settings = s3.settings();
+    let (url, endpoint) = (settings.url.clone(), s3.endpoint.clone());
+    let level = |number| format!("/{number:04x}/");
+    suite(settings, level, async |chain, to| {
+        restore_with_litestream(&format!("{url}/{chain}?endpoint={endpoint}&region={REGION}"), to);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

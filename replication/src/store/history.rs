@@ -6,7 +6,7 @@ use crc_fast::{CrcAlgorithm, checksum};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 
-use super::layout::Item;
+use super::layout::{ChainFolder, Item};
 use super::objects::{Store, StoreError};
 use crate::ltx::{HEADER_BYTES, Header, LtxError};
 use crate::position::Txid;
@@ -73,7 +73,12 @@ fn parse_entries(bytes: &[u8], sum: u64) -> Option<Vec<Entry>> {
 
 impl Store {
     /// Writes one history of `uploads` and returns its size in bytes.
-    pub(super) async fn write_history(&self, chain: &Path, uploads: &[Item], key: &Path) -> Result<u64, StoreError> {
+    pub(super) async fn write_history(
+        &self,
+        chain: &ChainFolder,
+        uploads: &[Item],
+        key: &Path,
+    ) -> Result<u64, StoreError> {
         let mut upload = self.begin(key);
         let read = |item: Item| {
             let key = item.key(chain);

@@ -1,7 +1,7 @@
 //! What the objects of one database are called, and what is known of them from their names.
 //!
-//! `<database>/<chain>/ltx/<level>/<min>-<max>.ltx` is Litestream's layout below a chain's folder; histories lie beside it,
-//! where Litestream does not look. A chain is one uninterrupted history; the greatest number is the current one.
+//! Below a chain's folder it is Litestream's layout; histories lie beside it, where Litestream does not look. A chain is
+//! one uninterrupted history; the greatest number is the current one.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -79,6 +79,33 @@ pub(crate) enum Kind {
     History,
 }
 
+/// What Litestream calls the folder of a level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LevelNames {
+    /// `ltx/9`, in a file system.
+    Decimal,
+    /// `0009`, in S3.
+    Hexadecimal,
+}
+
+/// Where the objects of one chain are.
+#[derive(Debug, Clone)]
+pub(crate) struct ChainFolder {
+    pub(crate) path: Path,
+    pub(crate) levels: LevelNames,
+}
+
+impl ChainFolder {
+    fn of_kind(&self, kind: Kind) -> Path {
+        let path = self.path.clone();
+        match (kind, self.levels) {
+            (Kind::History, _) => path.join("history"),
+            (Kind::Level(level), LevelNames::Decimal) => path.join("ltx").join(level.to_string()),
+            (Kind::Level(level), LevelNames::Hexadecimal) => path.join(format!("{level:04x}")),
+        }
+    }
+}
+
 /// One object. They order by kind and then by last transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Item {
@@ -91,26 +118,28 @@ pub(crate) struct Item {
 }
 
 impl Item {
-    /// Where it lies below its chain's folder.
-    pub(crate) fn key(&self, chain: &Path) -> Path {
-        let name = format!("{:016x}-{:016x}", self.min.0, self.max.0);
-        match self.kind {
-            Kind::Level(level) => chain
-                .clone()
-                .join("ltx")
-                .join(level.to_string())
-                .join(format!("{name}.ltx")),
-            Kind::History => chain.clone().join("history").join(format!("{name}.ltxs")),
-        }
+    pub(crate) fn key(&self, chain: &ChainFolder) -> Path {
+        let ending = match self.kind {
+            Kind::Level(_) => "ltx",
+            Kind::History => "ltxs",
+        };
+        let name = format!("{:016x}-{:016x}.{ending}", self.min.0, self.max.0);
+        chain.of_kind(self.kind).join(name)
     }
 
     /// What a listed object below `chain` is; `None` for what is not ours.
-    pub(crate) fn of(chain: &Path, meta: &ObjectMeta) -> Option<Item> {
-        let parts: Vec<_> = meta.location.prefix_match(chain)?.collect();
+    pub(crate) fn of(chain: &ChainFolder, meta: &ObjectMeta) -> Option<Item> {
+        let parts: Vec<_> = meta.location.prefix_match(&chain.path)?.collect();
         let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
-        let (kind, name) = match parts[..] {
-            ["ltx", level, name] => (Kind::Level(level.parse().ok()?), name.strip_suffix(".ltx")?),
-            ["history", name] => (Kind::History, name.strip_suffix(".ltxs")?),
+        let (kind, name) = match (chain.levels, &parts[..]) {
+            (_, ["history", name]) => (Kind::History, name.strip_suffix(".ltxs")?),
+            (LevelNames::Decimal, ["ltx", level, name]) => {
+                (Kind::Level(level.parse().ok()?), name.strip_suffix(".ltx")?)
+            }
+            (LevelNames::Hexadecimal, [level, name]) => {
+                let level = hex(level, 4).ok()?.try_into().ok()?;
+                (Kind::Level(level), name.strip_suffix(".ltx")?)
+            }
             _ => return None,
         };
         let (min, max) = name.split_once('-')?;
@@ -217,28 +246,39 @@ pub(crate) mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        let chain = Path::from("backup/shop/00000001-deadbeef");
-        for (item, key) in [
-            (
-                item(Kind::Level(0), 2, 0x1f),
-                "ltx/0/0000000000000002-000000000000001f.ltx",
-            ),
-            (item(SNAPSHOTS, 1, 7), "ltx/9/0000000000000001-0000000000000007.ltx"),
-            (
-                item(Kind::History, 2, 7),
-                "history/0000000000000002-0000000000000007.ltxs",
-            ),
-        ] {
-            let meta = ObjectMeta {
-                location: item.key(&chain),
-                last_modified: std::time::UNIX_EPOCH.into(),
-                size: 100,
-                e_tag: None,
-                version: None,
-            };
-            assert_eq!(meta.location.to_string(), format!("{chain}/{key}"));
-            assert_eq!(Item::of(&chain, &meta), Some(item));
+        let chain = |levels| ChainFolder {
+            path: Path::from("backup/shop/00000001-deadbeef"),
+            levels,
+        };
+        let (folder, s3) = (chain(LevelNames::Decimal), chain(LevelNames::Hexadecimal));
+        let meta = |location: Path| ObjectMeta {
+            location,
+            last_modified: std::time::UNIX_EPOCH.into(),
+            size: 100,
+            e_tag: None,
+            version: None,
+        };
+        let check = |chain: &ChainFolder, item: Item, expected: &str| {
+            let meta = meta(item.key(chain));
+            assert_eq!(meta.location.to_string(), format!("{}/{expected}", chain.path));
+            assert_eq!(Item::of(chain, &meta), Some(item));
+        };
+        let upload = item(UPLOADS, 2, 0x1f);
+        check(&folder, upload, "ltx/0/0000000000000002-000000000000001f.ltx");
+        check(&s3, upload, "0000/0000000000000002-000000000000001f.ltx");
+        let snapshot = item(SNAPSHOTS, 1, 7);
+        check(&folder, snapshot, "ltx/9/0000000000000001-0000000000000007.ltx");
+        check(&s3, snapshot, "0009/0000000000000001-0000000000000007.ltx");
+        let history = item(Kind::History, 2, 7);
+        for chain in [&folder, &s3] {
+            check(chain, history, "history/0000000000000002-0000000000000007.ltxs");
         }
+        assert_eq!(Item::of(&s3, &meta(upload.key(&folder))), None);
+        assert_eq!(Item::of(&folder, &meta(upload.key(&s3))), None);
+    }
+
+    #[test]
+    fn the_names_of_chains_are_read_as_they_are_written() {
         let name = ChainName {
             number: 12,
             lineage: 0xdead_beef,

@@ -15,7 +15,7 @@ use object_store::{
 };
 use thiserror::Error;
 
-use super::layout::{ChainName, EPOCH, Inventory, Item};
+use super::layout::{ChainFolder, ChainName, EPOCH, Inventory, Item, LevelNames};
 use super::settings::StoreSettings;
 use crate::folder::Folder;
 use crate::ltx::{HEADER_BYTES, Header, LtxError};
@@ -74,6 +74,7 @@ impl StoreError {
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     prefix: Path,
+    levels: LevelNames,
     pub(super) settings: Arc<StoreSettings>,
 }
 
@@ -87,29 +88,31 @@ impl Store {
     /// Prepares access. Nothing is asked of a service, and no folder is made, before something is stored.
     pub fn open(settings: &StoreSettings) -> Result<Store, StoreError> {
         let invalid = || StoreError::Url(settings.url.clone());
-        let (objects, prefix): (Arc<dyn ObjectStore>, Path) = match settings.url.strip_prefix("s3://") {
-            Some(place) => {
-                let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
-                if bucket.is_empty() {
-                    return Err(invalid());
+        let (objects, prefix, levels): (Arc<dyn ObjectStore>, Path, LevelNames) =
+            match settings.url.strip_prefix("s3://") {
+                Some(place) => {
+                    let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+                    if bucket.is_empty() {
+                        return Err(invalid());
+                    }
+                    let prefix = Path::parse(prefix.trim_end_matches('/')).map_err(|_| invalid())?;
+                    crate::agent::install_crypto();
+                    (Arc::new(s3(settings, bucket)?), prefix, LevelNames::Hexadecimal)
                 }
-                let prefix = Path::parse(prefix.trim_end_matches('/')).map_err(|_| invalid())?;
-                crate::agent::install_crypto();
-                (Arc::new(s3(settings, bucket)?), prefix)
-            }
-            None => {
-                let path = settings.url.strip_prefix("file://").unwrap_or(&settings.url);
-                if path.is_empty() || path.contains("://") {
-                    return Err(invalid());
+                None => {
+                    let path = settings.url.strip_prefix("file://").unwrap_or(&settings.url);
+                    if path.is_empty() || path.contains("://") {
+                        return Err(invalid());
+                    }
+                    let path = std::path::absolute(path).map_err(|_| invalid())?;
+                    let prefix = Path::from_absolute_path(&path).map_err(|_| invalid())?;
+                    (Arc::new(file_system()), prefix, LevelNames::Decimal)
                 }
-                let path = std::path::absolute(path).map_err(|_| invalid())?;
-                let prefix = Path::from_absolute_path(&path).map_err(|_| invalid())?;
-                (Arc::new(file_system()), prefix)
-            }
-        };
+            };
         Ok(Store {
             objects,
             prefix,
+            levels,
             settings: Arc::new(settings.clone()),
         })
     }
@@ -136,7 +139,7 @@ impl Store {
     }
 
     pub(super) async fn remove_chain(&self, database: &str, name: ChainName) -> Result<(), StoreError> {
-        self.remove_below(&self.chain(database, name)).await
+        self.remove_below(&self.chain(database, name).path).await
     }
 
     async fn remove_below(&self, folder: &Path) -> Result<(), StoreError> {
@@ -160,18 +163,21 @@ impl Store {
         Ok(chains.into_iter().collect())
     }
 
-    pub(super) fn chain(&self, database: &str, name: ChainName) -> Path {
-        self.prefix.clone().join(database).join(name.to_string())
+    pub(super) fn chain(&self, database: &str, name: ChainName) -> ChainFolder {
+        ChainFolder {
+            path: self.prefix.clone().join(database).join(name.to_string()),
+            levels: self.levels,
+        }
     }
 
     pub(super) fn epoch_key(&self) -> Path {
         self.prefix.clone().join(EPOCH)
     }
 
-    pub(super) async fn inventory(&self, chain: &Path) -> Result<Inventory, StoreError> {
-        let listed = self.objects.list(Some(chain));
+    pub(super) async fn inventory(&self, chain: &ChainFolder) -> Result<Inventory, StoreError> {
+        let listed = self.objects.list(Some(&chain.path));
         let items = listed.try_filter_map(async |meta| Ok(Item::of(chain, &meta)));
-        let items: Vec<Item> = items.try_collect().await.map_err(failed("listed", chain))?;
+        let items: Vec<Item> = items.try_collect().await.map_err(failed("listed", &chain.path))?;
         Ok(items.into_iter().collect())
     }
 

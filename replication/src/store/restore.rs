@@ -13,7 +13,7 @@ use object_store::path::Path;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-use super::layout::{ChainName, Inventory, Item, Kind, LEVELS_OF_FILES, SNAPSHOTS};
+use super::layout::{ChainFolder, ChainName, Inventory, Item, Kind, LEVELS_OF_FILES, SNAPSHOTS};
 use super::objects::{PIECE_BYTES, Store, StoreError};
 use super::plan::{PlanError, plan};
 use crate::agent::primary_site::blocking;
@@ -187,7 +187,13 @@ impl Store {
     }
 
     /// `txid`, if it is the end of an upload or snapshot.
-    async fn exactly(&self, database: &str, chain: &Path, items: &Inventory, txid: Txid) -> Result<Txid, RestoreError> {
+    async fn exactly(
+        &self,
+        database: &str,
+        chain: &ChainFolder,
+        items: &Inventory,
+        txid: Txid,
+    ) -> Result<Txid, RestoreError> {
         let mut ends: Vec<Txid> = items.iter().map(|item| item.max).collect();
         if !ends.contains(&txid)
             && let Some(history) = items.above(Kind::History, Txid(txid.0.saturating_sub(1))).next()
@@ -207,7 +213,7 @@ impl Store {
     }
 
     /// The last transaction that ended an upload not after `time_ms`; 0 when there is none.
-    async fn at_time(&self, chain: &Path, items: &Inventory, time_ms: i64) -> Result<Txid, StoreError> {
+    async fn at_time(&self, chain: &ChainFolder, items: &Inventory, time_ms: i64) -> Result<Txid, StoreError> {
         let mut newest = Txid(0);
         // The highest levels first: what they say need not be asked of the lower ones.
         for kind in (0..=LEVELS_OF_FILES).rev().map(Kind::Level) {
@@ -236,7 +242,7 @@ impl Store {
 
     async fn build(
         &self,
-        chain: &Path,
+        chain: &ChainFolder,
         wanted: &Wanted,
         steps: &[Item],
         to: &FilePath,
@@ -283,7 +289,7 @@ impl Store {
     /// Applies one object while it is read.
     async fn step(
         &self,
-        chain: &Path,
+        chain: &ChainFolder,
         item: Item,
         target: Txid,
         mut building: Building,

@@ -3,10 +3,9 @@
 use std::io::{Seek, Write};
 use std::path::Path as FilePath;
 
-use object_store::path::Path;
 use tempfile::SpooledTempFile;
 
-use super::layout::Item;
+use super::layout::{ChainFolder, Item};
 use super::objects::{PIECE_BYTES, Store, StoreError};
 
 /// What fits stays in memory: most files of level 0 are a few pages.
@@ -21,7 +20,7 @@ impl Store {
     /// A whole object as a temporary file, read from its beginning.
     pub(super) async fn fetch(
         &self,
-        chain: &Path,
+        chain: &ChainFolder,
         item: &Item,
         folder: &FilePath,
     ) -> Result<SpooledTempFile, StoreError> {

@@ -10,14 +10,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::path::Path;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::compact::merge;
-use super::layout::{ChainName, Inventory, Item, SNAPSHOTS, UPLOADS};
+use super::layout::{ChainFolder, ChainName, Inventory, Item, SNAPSHOTS, UPLOADS};
 use super::levels::Levels;
 use super::objects::{Store, StoreError};
 use super::plan::reach;
@@ -89,7 +88,7 @@ pub(super) struct Health {
 #[derive(Clone)]
 pub(super) struct Chain {
     pub(super) name: ChainName,
-    pub(super) folder: Path,
+    pub(super) folder: ChainFolder,
     pub(super) items: Inventory,
     /// Up to where it has everything, or would have but for the snapshot below.
     pub(super) uploaded: Head,
