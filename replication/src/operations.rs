@@ -12,8 +12,11 @@ use crate::position::{Epoch, Position, Txid};
 use crate::publish::now_ms;
 use crate::value::Rows;
 
-/// How long an operation is remembered: longer than any queue holds one back.
+/// How long an operation is remembered at least.
 const REMEMBERED_MS: i64 = 24 * 60 * 60 * 1000;
+/// How old an operation in a queue may be and still be sent. The other half is for requests that are under way, and for
+/// clocks that are set meanwhile. Each machine measures by its own clock only, so it does not matter by how much they differ.
+pub(crate) const SENT_MS: i64 = REMEMBERED_MS / 2;
 /// An outcome larger than this is kept without its rows. It is copied to every replica.
 const OUTCOME_BYTES: usize = 64 * 1024;
 /// Of an id; a UUID has 36.

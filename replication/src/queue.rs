@@ -41,6 +41,8 @@ pub struct Operation {
 pub struct Queued {
     /// Its place: rises.
     pub number: i64,
+    /// When it was queued, in milliseconds since 1970.
+    pub at_ms: i64,
     pub database: String,
     pub operation: Operation,
 }
@@ -270,13 +272,14 @@ impl Thread {
     ) -> rusqlite::Result<Result<Queued, QueueError>> {
         let mut find = self
             .connection
-            .prepare_cached("SELECT number FROM operations WHERE database = ?1 AND id = ?2")?;
-        if let Some(number) = find
-            .query_row((&database, &operation.id), |row| row.get(0))
+            .prepare_cached("SELECT number, at_ms FROM operations WHERE database = ?1 AND id = ?2")?;
+        if let Some((number, at_ms)) = find
+            .query_row((&database, &operation.id), |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?
         {
             return Ok(Ok(Queued {
                 number,
+                at_ms,
                 database,
                 operation,
             }));
@@ -290,10 +293,12 @@ impl Thread {
         let mut insert = self
             .connection
             .prepare_cached("INSERT INTO operations (database, id, at_ms, statements) VALUES (?1, ?2, ?3, ?4)")?;
-        let number = insert.insert((&database, &operation.id, now_ms(), statements))?;
+        let at_ms = now_ms();
+        let number = insert.insert((&database, &operation.id, at_ms, statements))?;
         *depth = after;
         Ok(Ok(Queued {
             number,
+            at_ms,
             database,
             operation,
         }))
@@ -350,16 +355,17 @@ fn open_file(path: &Path) -> rusqlite::Result<Connection> {
 
 fn read_all(connection: &Connection) -> rusqlite::Result<Vec<Queued>> {
     let mut statement =
-        connection.prepare("SELECT number, database, id, statements FROM operations ORDER BY number")?;
+        connection.prepare("SELECT number, at_ms, database, id, statements FROM operations ORDER BY number")?;
     let rows = statement.query_map([], |row| {
-        let statements: String = row.get(3)?;
+        let statements: String = row.get(4)?;
         let statements = serde_json::from_str(&statements)
-            .map_err(|error| rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Text, error.into()))?;
+            .map_err(|error| rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, error.into()))?;
         Ok(Queued {
             number: row.get(0)?,
-            database: row.get(1)?,
+            at_ms: row.get(1)?,
+            database: row.get(2)?,
             operation: Operation {
-                id: row.get(2)?,
+                id: row.get(3)?,
                 statements,
             },
         })

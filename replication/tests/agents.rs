@@ -321,6 +321,49 @@ async fn what_is_queued_is_done_once_when_the_primary_is_back() {
     assert_eq!(proxy.count(&session).await, 1);
 }
 
+/// The primary may have done it, answered in vain, and forgotten it since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_queued_for_too_long_is_given_up() {
+    let mut primary = Site::start(Role::Primary).await;
+    let mut pop = primary.replica().await;
+    pop.settled().await;
+    let proxy = pop.proxy().await;
+    let session = Session::default();
+    proxy.query(&session, "CREATE TABLE t (a)").await.unwrap();
+    primary.stop().await;
+    let enqueue = async |number: i64| {
+        let insert = Statement::new("INSERT INTO t VALUES (?1)", vec![Value::Integer(number)]);
+        let operation = format!("000{number}");
+        proxy.client.enqueue("shop", operation, vec![insert]).await.unwrap();
+    };
+    enqueue(1).await;
+    enqueue(2).await;
+    pop.stop().await;
+    rusqlite::Connection::open(pop.folder.path().join("queue.db"))
+        .unwrap()
+        .execute_batch("UPDATE operations SET at_ms = at_ms - 13 * 3600 * 1000 WHERE id = '0001'")
+        .unwrap();
+    pop.run().await;
+    primary.run().await;
+    let state = async |id: &str| {
+        let operation = proxy.client.operation("shop", id).await;
+        operation.map(|operation| operation["state"].as_str().unwrap().to_owned())
+    };
+    eventually("the younger one is done", async || {
+        state("0002").await.is_ok_and(|state| state == "done")
+    })
+    .await;
+    assert_eq!(state("0001").await.unwrap(), "unknown");
+    let rows = proxy.query(&Session::default(), "SELECT a FROM t").await.unwrap();
+    assert_eq!(rows, [[Value::Integer(2)]]);
+    let metrics = reqwest::Client::new()
+        .get(format!("http://{}/metrics", pop.listen))
+        .bearer_auth("secret");
+    let metrics = metrics.send().await.unwrap().text().await.unwrap();
+    let given_up = "selvedge_agent_expired_operations_total{database=\"shop\"} 1";
+    assert!(metrics.contains(given_up), "{metrics}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_writers_at_many_pops_lose_nothing_and_double_nothing() {
     let primary = Site::start(Role::Primary).await;

@@ -5,12 +5,14 @@
 //! * An operation leaves the queue only with an outcome of its own: done, or refused for a reason that lies in itself (SQL, a
 //!   constraint, a database that does not exist). Whatever is wrong with the primary, the way to it or the token keeps
 //!   it, and all behind it, where it is: they would fail alike, and to pass it by would change the order.
+//! * An operation that is older than [`SENT_MS`] is not sent: it may have been done, and the primary forget that.
 //! * A request the primary does not take as a whole is split, so that one bad operation stops none but itself.
 //! * Waiting for visibility holds up nothing but the one answer, and not for long.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::replica_state::Moment;
+use crate::operations::SENT_MS;
 use crate::position::Position;
 
 /// Operations sent to the primary in one request: as many as share a commit there.
@@ -28,8 +30,8 @@ const VISIBLE_WAITING: usize = 1024;
 pub(crate) type Number = i64;
 
 pub(crate) struct Lane {
-    /// What has no outcome yet, with its size.
-    queued: BTreeMap<Number, u64>,
+    /// What has no outcome yet.
+    queued: BTreeMap<Number, Queued>,
     sending: Sending,
     /// Requests that did not succeed, one after another.
     failures: u32,
@@ -38,6 +40,13 @@ pub(crate) struct Lane {
     /// Where the replica stands.
     here: Position,
     visible: VecDeque<Waiting>,
+    /// What the wall clock said last.
+    wall_ms: i64,
+}
+
+struct Queued {
+    bytes: u64,
+    at_ms: i64,
 }
 
 #[derive(Debug)]
@@ -59,7 +68,7 @@ struct Waiting {
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
     /// It is on disk. One that is known already changes nothing.
-    Queued { number: Number, bytes: u64 },
+    Queued { number: Number, bytes: u64, at_ms: i64 },
     /// What became of the operations of the request, in their order.
     Answered(Vec<Verdict>),
     /// What became of the request as a whole.
@@ -100,6 +109,8 @@ pub(crate) enum Action {
     Forget(Number),
     /// Tell whoever waits for it.
     Answer(Number),
+    /// Take it out of the queue, and tell whoever waits for it that its outcome stays unknown.
+    Expire(Number),
 }
 
 impl Lane {
@@ -111,7 +122,13 @@ impl Lane {
             alone_until: None,
             here: Position::default(),
             visible: VecDeque::new(),
+            wall_ms: 0,
         }
+    }
+
+    /// Milliseconds since 1970: the clock that goes on while this process or its machine does not run.
+    pub(crate) fn set_wall_clock(&mut self, wall_ms: i64) {
+        self.wall_ms = wall_ms;
     }
 
     /// Whether there is nothing to do and nobody to answer.
@@ -127,8 +144,8 @@ impl Lane {
     pub(crate) fn on(&mut self, event: Event, now: Moment) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
-            Event::Queued { number, bytes } => {
-                self.queued.entry(number).or_insert(bytes);
+            Event::Queued { number, bytes, at_ms } => {
+                self.queued.entry(number).or_insert(Queued { bytes, at_ms });
             }
             Event::Answered(verdicts) => self.settle(&verdicts, now, &mut actions),
             Event::Unanswered(failure) => self.fail(failure, now, &mut actions),
@@ -232,8 +249,12 @@ impl Lane {
         }
         let mut batch = Vec::new();
         let mut size = 0;
-        for (number, bytes) in &self.queued {
-            size += bytes;
+        for (number, queued) in &self.queued {
+            if self.is_too_old(queued) {
+                actions.push(Action::Expire(*number));
+                continue;
+            }
+            size += queued.bytes;
             let alone = self.alone_until.is_some_and(|until| *number <= until);
             let full = batch.len() >= OPERATIONS_PER_REQUEST || size > BYTES_PER_REQUEST;
             if !batch.is_empty() && (full || alone) {
@@ -244,10 +265,20 @@ impl Lane {
                 break;
             }
         }
+        for action in &*actions {
+            if let Action::Expire(number) = action {
+                self.queued.remove(number);
+            }
+        }
         if !batch.is_empty() {
             self.sending = Sending::These(batch.clone());
             actions.push(Action::Send(batch));
         }
+    }
+
+    /// Whether it may have been done and forgotten. One that was queued in the future, as the clock says, has an unknown age.
+    fn is_too_old(&self, queued: &Queued) -> bool {
+        self.wall_ms.abs_diff(queued.at_ms) > SENT_MS.unsigned_abs()
     }
 }
 
@@ -264,10 +295,18 @@ mod tests {
     }
 
     fn queued(number: Number) -> Event {
-        Event::Queued { number, bytes: 1 }
+        queued_at(number, 0)
     }
 
-    /// Actions in short: s = send, f = forget, a = answer.
+    fn queued_at(number: Number, at_ms: i64) -> Event {
+        Event::Queued {
+            number,
+            bytes: 1,
+            at_ms,
+        }
+    }
+
+    /// Actions in short: s = send, f = forget, a = answer, e = expire.
     fn short(actions: &[Action]) -> String {
         let one = |action: &Action| match action {
             Action::Send(numbers) => {
@@ -276,6 +315,7 @@ mod tests {
             }
             Action::Forget(number) => format!("f{number}"),
             Action::Answer(number) => format!("a{number}"),
+            Action::Expire(number) => format!("e{number}"),
         };
         actions.iter().map(one).collect::<Vec<_>>().join(" ")
     }
@@ -379,7 +419,14 @@ mod tests {
             (103, 10 * BYTES_PER_REQUEST),
             (104, 1),
         ] {
-            lane.on(Event::Queued { number, bytes }, 0);
+            lane.on(
+                Event::Queued {
+                    number,
+                    bytes,
+                    at_ms: 0,
+                },
+                0,
+            );
         }
         let mut sizes = Vec::new();
         let mut last = vec![0];
@@ -395,6 +442,36 @@ mod tests {
             sizes.push(last.len());
         }
         assert_eq!(sizes, [64, 36, 1, 1, 1, 1, 0]);
+    }
+
+    #[test]
+    fn what_the_primary_may_have_forgotten_is_not_sent() {
+        let mut lane = check([
+            (0, queued_at(1, 0), "s1"),
+            (0, queued_at(2, 1000), ""),
+            (0, Event::Unanswered(Failure::Passing), ""),
+        ]);
+        lane.set_wall_clock(SENT_MS);
+        assert_eq!(short(&lane.on(Event::Tick, 50)), "s1+2");
+        // Not while it is under way: it may be done yet.
+        lane.set_wall_clock(SENT_MS + 1);
+        assert_eq!(short(&lane.on(queued_at(3, SENT_MS), 60)), "");
+        assert_eq!(short(&lane.on(Event::Unanswered(Failure::Passing), 60)), "");
+        assert_eq!(short(&lane.on(Event::Tick, 160)), "e1 s2+3");
+        assert_eq!(
+            short(&lane.on(Event::Answered(vec![Verdict::Refused; 2]), 170)),
+            "f2 a2 f3 a3"
+        );
+        // The clock was set back by more than any age could be, and then right again.
+        lane.set_wall_clock(0);
+        assert_eq!(short(&lane.on(queued_at(4, SENT_MS + 1), 200)), "e4");
+        assert_eq!(short(&lane.on(queued_at(5, 10), 200)), "s5");
+        lane.set_wall_clock(SENT_MS * 2);
+        assert_eq!(short(&lane.on(queued_at(6, SENT_MS * 2), 200)), "");
+        assert_eq!(short(&lane.on(Event::Unanswered(Failure::Passing), 200)), "");
+        assert_eq!(short(&lane.on(Event::Reachable, 210)), "e5 s6");
+        assert_eq!(short(&lane.on(Event::Answered(vec![Verdict::Refused]), 220)), "f6 a6");
+        assert!(lane.is_empty());
     }
 
     #[test]

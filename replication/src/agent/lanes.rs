@@ -13,6 +13,7 @@ use super::link::{self, Asked, Link};
 use super::replica_site::{Executed, Outcome};
 use super::replica_state::Moment;
 use super::{Refusal, Shared};
+use crate::publish::now_ms;
 use crate::queue::{Operation, Queue, Queued};
 
 /// A request to the primary that takes longer is sent again.
@@ -161,6 +162,7 @@ impl LaneTask {
 
     async fn on(&mut self, event: Event) {
         let now = self.started.elapsed().as_millis() as Moment;
+        self.lane.set_wall_clock(now_ms());
         let mut actions = self.lane.on(event, now);
         if self.lane.waits_for_visibility() {
             // It may have become visible before it was known to be done.
@@ -175,13 +177,14 @@ impl LaneTask {
                     self.lanes.queue.remove(number).await;
                 }
                 Action::Answer(number) => self.answer(number),
+                Action::Expire(number) => self.expire(number).await,
             }
         }
     }
 
     fn enter(&mut self, entering: Entering) -> Event {
         let Entering { queued, reply } = entering;
-        let (number, bytes) = (queued.number, queued.operation.size_bytes());
+        let (number, at_ms, bytes) = (queued.number, queued.at_ms, queued.operation.size_bytes());
         self.operations.insert(number, Arc::new(queued.operation));
         if let Some(reply) = reply {
             let replies = self.replies.entry(number).or_default();
@@ -191,7 +194,7 @@ impl LaneTask {
                 replies.push(reply);
             }
         }
-        Event::Queued { number, bytes }
+        Event::Queued { number, bytes, at_ms }
     }
 
     fn here(&self) -> Event {
@@ -261,6 +264,21 @@ impl LaneTask {
                 Verdict::NotYet
             }
         }
+    }
+
+    async fn expire(&mut self, number: Number) {
+        if let Some(operation) = self.operations.remove(&number) {
+            let id = operation.id.clone();
+            tracing::error!(
+                database = self.database,
+                id,
+                "a write waited too long for the primary and is given up"
+            );
+            self.lanes.shared.metrics.expired(&self.database);
+            self.outcomes.insert(number, Err(Refusal::Expired(id)));
+        }
+        self.lanes.queue.remove(number).await;
+        self.answer(number);
     }
 
     fn answer(&mut self, number: Number) {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use prometheus::{Encoder, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use super::{DatabaseStatus, Shared, Site, State};
 use crate::publish::now_ms;
@@ -16,6 +16,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     commits: HistogramVec,
     applies: HistogramVec,
+    expired: IntCounterVec,
 }
 
 impl Default for Metrics {
@@ -27,6 +28,12 @@ impl Default for Metrics {
             registry.register(Box::new(histogram.clone())).expect("registered once");
             histogram
         };
+        let expired = Opts::new(
+            "selvedge_agent_expired_operations_total",
+            "At a replica: writes that were queued for too long to be sent again; whether they were done is not known.",
+        );
+        let expired = IntCounterVec::new(expired, &["database"]).expect("constant names are valid");
+        registry.register(Box::new(expired.clone())).expect("registered once");
         Metrics {
             commits: histogram(
                 "selvedge_agent_commit_seconds",
@@ -36,6 +43,7 @@ impl Default for Metrics {
                 "selvedge_agent_apply_lag_seconds",
                 "At a replica: from the commit at the primary to the pages here, by both clocks.",
             ),
+            expired,
             registry,
         }
     }
@@ -44,6 +52,10 @@ impl Default for Metrics {
 impl Metrics {
     pub(crate) fn committed(&self, database: &str, took: Duration) {
         self.commits.with_label_values(&[database]).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn expired(&self, database: &str) {
+        self.expired.with_label_values(&[database]).inc();
     }
 
     pub(crate) fn applied(&self, database: &str, lag_ms: i64) {

@@ -39,6 +39,10 @@ pub enum Refusal {
     /// The operation is queued and may still be done.
     #[error("operation {0} was accepted, but its outcome is not known yet; ask for it, or repeat it with the same id")]
     OutcomeUnknown(String),
+    #[error(
+        "operation {0} could not be confirmed for 12 hours and is not sent again; whether it was done is not known: read what it would have written"
+    )]
+    Expired(String),
     #[error("this agent is not the primary")]
     NotPrimary,
     /// Whoever asked has followed a primary of a higher epoch.
@@ -112,6 +116,7 @@ impl Refusal {
             Refusal::Queue(_) => "queue",
             Refusal::PrimaryUnreachable => "primary_unreachable",
             Refusal::OutcomeUnknown(_) => "outcome_unknown",
+            Refusal::Expired(_) => "expired",
             Refusal::NotPrimary => "not_primary",
             Refusal::Deposed { .. } => "deposed",
             // libSQL's own name, which clients know.
@@ -157,7 +162,7 @@ impl Refusal {
             | Refusal::PrimaryUnreachable
             | Refusal::Behind
             | Refusal::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Refusal::OutcomeUnknown(_) | Refusal::TransactionLost => StatusCode::GATEWAY_TIMEOUT,
+            Refusal::OutcomeUnknown(_) | Refusal::Expired(_) | Refusal::TransactionLost => StatusCode::GATEWAY_TIMEOUT,
             Refusal::NotPrimary | Refusal::Deposed { .. } => StatusCode::MISDIRECTED_REQUEST,
             Refusal::Sql(error) if error.is_final() => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Sql(SqlError::Remote { .. }) => StatusCode::UNPROCESSABLE_ENTITY,

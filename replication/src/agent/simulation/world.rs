@@ -326,7 +326,15 @@ impl World {
             } if self.lives(pop, life) => {
                 self.accepted.insert(op);
                 self.pops[pop].queue.insert(number, (database, op));
-                self.tell_lane(pop, database, lane::Event::Queued { number, bytes: 100 });
+                self.tell_lane(
+                    pop,
+                    database,
+                    lane::Event::Queued {
+                        number,
+                        bytes: 100,
+                        at_ms: 0,
+                    },
+                );
             }
             Event::Wake { pop } => {
                 self.wakes.remove(&(pop, self.now));
