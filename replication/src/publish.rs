@@ -148,10 +148,16 @@ impl Publisher {
         };
         self.collect()?;
         let here = pages::head(connection, &self.checksums)?;
-        let Some(logged) = logged.filter(|head| head.lineage == here.lineage) else {
+        let Some(logged) = logged else {
             return self.begin(here);
         };
         self.head = logged;
+        if here.lineage != logged.lineage {
+            return match here.position > logged.position {
+                true => self.begin(here),
+                false => self.begin_after_all_before(connection),
+            };
+        }
         if here.position.txid < logged.position.txid {
             return self.catch_up(connection, &here, &logged);
         }
@@ -175,16 +181,22 @@ impl Publisher {
                     database = self.database,
                     "the file was changed by another program; replicas will copy it anew"
                 );
-                pages::set_lineage(connection, Lineage::random(), self.next())?;
-                self.checksums = pages::checksums(connection)?;
-                self.collect()?;
-                self.begin(pages::head(connection, &self.checksums)?)
+                self.begin_after_all_before(connection)
             }
             _ => {
                 tracing::warn!(database = self.database, log = %logged.position, file = %here.position, "the log lacks transactions that the file has; it begins anew");
                 self.begin(here)
             }
         }
+    }
+
+    /// Other content than the log's. Its positions go on from those of the log, so that what a client has seen, and what a
+    /// replica has, is behind it.
+    fn begin_after_all_before(&mut self, connection: &Connection) -> Result<(), PublishError> {
+        pages::set_lineage(connection, Lineage::random(), self.next())?;
+        self.checksums = pages::checksums(connection)?;
+        self.collect()?;
+        self.begin(pages::head(connection, &self.checksums)?)
     }
 
     /// The log has only what follows this state, so the file must not lose it: the file is not synced with every commit.

@@ -1,6 +1,7 @@
 //! Agents over real sockets: a primary, its replicas, and proxies that read their files.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +78,11 @@ impl Site {
         let proxy = Proxy { client, database };
         eventually("the agent is heard", async || proxy.client.is_connected()).await;
         proxy
+    }
+
+    /// The database's first file.
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("databases/shop/1.db")
     }
 
     fn status(&self) -> DatabaseStatus {
@@ -275,6 +281,35 @@ async fn a_scrub_finds_what_replication_did_not_write() {
     assert_ne!(pop.status().path.unwrap(), path);
     eventually("the new copy is read", async || {
         proxy.count(&Session::default()).await == 0
+    })
+    .await;
+}
+
+/// A client that has seen the new content carries a higher position than any replica of the old one has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_put_in_the_place_of_a_database_comes_after_all_that_was_there() {
+    let mut primary = Site::start(Role::Primary).await;
+    let pop = primary.replica().await;
+    pop.settled().await;
+    let proxy = pop.proxy().await;
+    let session = Session::default();
+    proxy.query(&session, "CREATE TABLE t (a)").await.unwrap();
+    for _ in 0..20 {
+        proxy.query(&session, "INSERT INTO t VALUES ('old')").await.unwrap();
+    }
+    let before = primary.status().head;
+    primary.stop().await;
+    let mut other = Site::start(Role::Primary).await;
+    let here = other.proxy().await;
+    here.query(&Session::default(), "CREATE TABLE t (a)").await.unwrap();
+    assert!(other.status().head.position.txid < before.position.txid);
+    other.stop().await;
+    std::fs::copy(other.file(), primary.file()).unwrap();
+    primary.run().await;
+    eventually("it is opened", async || primary.status().head.lineage != before.lineage).await;
+    assert!(primary.status().head.position > before.position);
+    eventually("the replica has the new content", async || {
+        proxy.query(&Session::default(), "SELECT count(*) FROM t").await == Ok(vec![vec![Value::Integer(0)]])
     })
     .await;
 }

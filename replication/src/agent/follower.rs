@@ -132,10 +132,9 @@ impl Follower {
             }
             (Known::Here, Some(_)) => return None,
             (found, Some(head)) => Action::Notice(Notice::Resync {
+                diverged: found == Known::Never && !is_only_old(followed, &database, &head, log),
                 database,
                 ask,
-                // The content was replaced while it followed: what it has is old, and may be read until it has the new.
-                diverged: found == Known::Never && !(followed.known && head.lineage != followed.sent.lineage),
             }),
         };
         if let Action::Notice(Notice::Unknown { database, .. } | Notice::Resync { database, .. }) = &action {
@@ -182,6 +181,14 @@ impl Follower {
         }
         actions
     }
+}
+
+/// Whether the content was replaced while it followed, and has come after all that it has: a client that has seen the new
+/// one carries a higher position, so the old one may be read until the new one is there.
+fn is_only_old(followed: &Followed, database: &str, head: &Head, log: &dyn Log) -> bool {
+    let sent = &followed.sent;
+    let replaced = followed.known && head.lineage != sent.lineage;
+    replaced && head.position > sent.position && log.state_at(database, sent.position.txid).is_none()
 }
 
 #[cfg(test)]
@@ -315,8 +322,8 @@ mod tests {
             ..head(1, 3)
         };
         log.begin("shop", restored).unwrap();
-        // What it has was the database's content until then: it may be read until the new one is there.
-        assert_eq!(short(&follower.on(Event::LogChanged, &log)), "resync 1 false");
+        // A client that has seen transaction 4 of the new content must not be shown the old one.
+        assert_eq!(short(&follower.on(Event::LogChanged, &log)), "resync 1 true");
         // Read from the chain that is no more.
         let mut follower = check(&log, [(follow(1, restored), "")]);
         log.append(
@@ -333,6 +340,35 @@ mod tests {
         assert_eq!(short(&follower.on(Event::LogChanged, &log)), "read 1 3");
         log.begin("shop", head(1, 8)).unwrap();
         assert_eq!(short(&follower.on(read(1, files(4..=4)), &log)), "resync 1 false");
+    }
+
+    /// What a follower of transaction 4 is told when other content begins at `begins`, and `commits` follow it.
+    fn replaced(begins: u64, commits: u64) -> String {
+        let other = |txid| Head {
+            lineage: Lineage(9),
+            ..head(1, txid)
+        };
+        let log = log();
+        let mut follower = check(&log, [(follow(1, head(1, 4)), "")]);
+        log.begin("shop", other(begins)).unwrap();
+        for txid in begins..begins + commits {
+            log.append("shop", file(other(txid), other(txid + 1))).unwrap();
+        }
+        short(&follower.on(Event::LogChanged, &log))
+    }
+
+    #[test]
+    fn old_content_is_read_on_only_if_no_position_of_the_new_one_is_its_own() {
+        for (begins, commits, expected) in [
+            (5, 0, "resync 1 false"),
+            (5, 9, "resync 1 false"),
+            (9, 0, "resync 1 false"),
+            (4, 0, "resync 1 true"),
+            (3, 0, "resync 1 true"),
+            (3, 9, "resync 1 true"),
+        ] {
+            assert_eq!(replaced(begins, commits), expected, "{begins} {commits}");
+        }
     }
 
     #[test]
