@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{oneshot, watch};
 
-use crate::agent::DatabaseStatus;
+use crate::agent::{DatabaseStatus, State};
 use crate::bookmark::Session;
 use crate::bounds;
 use crate::client::{AgentClient, Level, ReplicaReader};
@@ -275,7 +275,10 @@ impl Database {
             reads_waiting: here.map_or(0, |here| here.readers.waiting()),
             writes_waiting: here.map_or(0, |here| here.writer.waiting()),
             wal_bytes: writer::size_bytes(&writer::wal_path(&self.settings.path)),
-            damaged: self.counters.damaged(),
+            damaged: self.counters.damaged()
+                || self
+                    .replica_status()
+                    .is_some_and(|status| status.state == State::Damaged),
         }
     }
 

@@ -74,6 +74,11 @@ pub enum OpenError {
     NotADatabase { path: PathBuf },
     #[error("the database {path} is damaged; restore it from a backup")]
     Corrupt { path: PathBuf, source: rusqlite::Error },
+    /// Found earlier, and noted beside the file.
+    #[error(
+        "{reason}; restore it with `selvedge db restore`, or take a replica's file with `selvedge db import --replace`"
+    )]
+    Damaged { reason: String },
     #[error("the database {path} cannot be written; check the permissions of the file and of its directory")]
     ReadOnly { path: PathBuf },
     #[error("{doing} {path}")]
@@ -103,6 +108,24 @@ pub enum PublishError {
         "the file is at {file}, its log at {log}, and the two have different histories; restore the database with `selvedge db restore`"
     )]
     Diverged { file: String, log: String },
+    #[error("page {page} is not as it was written, and nobody has written the file since: look at the disk")]
+    DamagedPage { page: u32 },
+}
+
+impl OpenError {
+    /// Whether what is on the disk cannot be trusted.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            OpenError::Corrupt { .. }
+                | OpenError::NotADatabase { .. }
+                | OpenError::Damaged { .. }
+                | OpenError::Publish {
+                    source: PublishError::DamagedPage { .. },
+                    ..
+                }
+        )
+    }
 }
 
 /// Why the migrations of a database were not applied. Those before the named one are.

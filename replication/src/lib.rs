@@ -54,6 +54,8 @@ pub mod checksum;
 
 mod sums;
 
+mod damage;
+
 mod wal;
 
 pub mod log;

@@ -122,13 +122,10 @@ impl Publisher {
 
     /// Everything in the log is in the database file, durably.
     pub(crate) fn checkpointed(&self) {
-        if self.pending.is_none() {
-            self.publication.log.release(&self.database, self.head.position.txid);
+        if self.pending.is_some() {
+            return;
         }
-    }
-
-    /// The database is about to be closed and is completely in its file.
-    pub(crate) fn keep_checksums(&self) {
+        self.publication.log.release(&self.database, self.head.position.txid);
         if let Err(error) = sums::save(&self.path, &self.head, &self.checksums) {
             tracing::debug!(%error, database = self.database, "checksums could not be kept; the next open reads the file");
         }
@@ -144,7 +141,7 @@ impl Publisher {
         let kept = logged.and_then(|head| sums::load(&self.path, &head));
         self.checksums = match kept {
             Some(kept) => kept,
-            None => pages::checksums(connection)?,
+            None => self.read_file(connection)?,
         };
         self.collect()?;
         let here = pages::head(connection, &self.checksums)?;
@@ -187,6 +184,23 @@ impl Publisher {
                 tracing::warn!(database = self.database, log = %logged.position, file = %here.position, "the log lacks transactions that the file has; it begins anew");
                 self.begin(here)
             }
+        }
+    }
+
+    /// The checksums of all pages, read. Those in the file itself must be as they were written.
+    fn read_file(&mut self, connection: &Connection) -> Result<PageChecksums, PublishError> {
+        let kept = sums::of_file(&self.path);
+        let found = pages::checksums(connection)?;
+        self.collect()?;
+        // SQLite's own checksums vouch for what is in the write-ahead log.
+        let is_newer = |page: &u32| self.changes.as_ref().is_some_and(|new| new.pages.contains_key(page));
+        let damaged = kept.and_then(|kept| {
+            let mut pages = 1..=kept.page_count().min(found.page_count());
+            pages.find(|page| !is_newer(page) && kept.of(*page) != found.of(*page))
+        });
+        match damaged {
+            Some(page) => Err(PublishError::DamagedPage { page }),
+            None => Ok(found),
         }
     }
 

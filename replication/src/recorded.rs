@@ -2,8 +2,10 @@
 //!
 //! Two places are written in turn: the one of the state that stands is never touched, so whether the change was made or
 //! not when the process ends, its state is noted. The file is not synced: after a power cut the state may be one that is
-//! not noted, which is not damage. Each place, integers big-endian: lineage (4 bytes), epoch (4), transaction (8),
-//! checksum (8), CRC-32C of these (4).
+//! not noted, which is not damage. Each place is [`Head::to_bytes`] and CRC-32C of these (4 bytes, big-endian).
+//!
+//! A primary has its log for that, and notes the checksums of single pages ([`crate::sums`]), which would be too much to
+//! write for every change.
 
 use std::fs::File;
 use std::io;
@@ -12,11 +14,11 @@ use std::path::{Path, PathBuf};
 
 use crc_fast::{CrcAlgorithm, checksum};
 
-use crate::log::Head;
+use crate::log::{HEAD_BYTES, Head};
 
-const PLACE_BYTES: usize = 28;
+const PLACE_BYTES: usize = HEAD_BYTES + 4;
 /// Of a state, without its checksum.
-const STATE_BYTES: usize = 16;
+const STATE_BYTES: usize = HEAD_BYTES - 8;
 
 pub(crate) struct Recorded {
     path: PathBuf,
@@ -76,12 +78,13 @@ impl Recorded {
 
 fn place_of(state: &Head, sum: u64) -> [u8; PLACE_BYTES] {
     let mut bytes = [0; PLACE_BYTES];
-    bytes[0..4].copy_from_slice(&state.lineage.0.to_be_bytes());
-    bytes[4..8].copy_from_slice(&state.position.epoch.0.to_be_bytes());
-    bytes[8..16].copy_from_slice(&state.position.txid.0.to_be_bytes());
-    bytes[16..24].copy_from_slice(&sum.to_be_bytes());
-    let crc = checksum(CrcAlgorithm::Crc32Iscsi, &bytes[..24]) as u32;
-    bytes[24..28].copy_from_slice(&crc.to_be_bytes());
+    let state = Head {
+        checksum: sum,
+        ..*state
+    };
+    bytes[..HEAD_BYTES].copy_from_slice(&state.to_bytes());
+    let crc = checksum(CrcAlgorithm::Crc32Iscsi, &bytes[..HEAD_BYTES]) as u32;
+    bytes[HEAD_BYTES..].copy_from_slice(&crc.to_be_bytes());
     bytes
 }
 

@@ -1,7 +1,9 @@
-//! The checksums of a closed database's pages, kept beside it, so that opening it again does not read the whole file.
+//! The checksums of a database's pages, kept beside it whenever everything is in its file.
 //!
-//! `docs/formats/sums.md` has the byte table. They are believed only for exactly the state the log has, a file of the same
-//! size and time of change, and an empty write-ahead log; otherwise the file is read. Losing them costs time only.
+//! `docs/formats/sums.md` has the byte table. They are believed only for a file of the same size and time of change. A
+//! database that was closed with them is not read when it is opened, if the log has exactly their state and the
+//! write-ahead log is empty. After a crash the file is read, and a page that has another checksum, though nobody has
+//! written the file since, was changed by the disk.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -11,12 +13,15 @@ use std::path::{Path, PathBuf};
 use crc_fast::{CrcAlgorithm, checksum};
 
 use crate::checksum::PageChecksums;
-use crate::log::Head;
+use crate::log::{HEAD_BYTES, Head};
 use crate::writer::{size_bytes, wal_path};
 
 const MAGIC: &[u8; 8] = b"SLVSUMS1";
-/// Magic, lineage, epoch, transaction, checksum, size of the file, its time of change.
-const HEADER_BYTES: usize = 8 + 4 + 4 + 8 + 8 + 8 + 16;
+/// Magic, state.
+const STATE_END: usize = MAGIC.len() + HEAD_BYTES;
+/// Then size of the file, its time of change.
+const HEADER_BYTES: usize = STATE_END + STAMP_BYTES;
+const STAMP_BYTES: usize = 8 + 16;
 
 /// Keeps the checksums of a database that is in `head`, completely in its file.
 pub(crate) fn save(database: &Path, head: &Head, checksums: &PageChecksums) -> io::Result<()> {
@@ -37,13 +42,26 @@ pub(crate) fn load(database: &Path, head: &Head) -> Option<PageChecksums> {
         return None;
     }
     let bytes = fs::read(path_of(database)).ok()?;
+    parse(&bytes).filter(|checksums| checksums.total() == head.checksum)
+}
+
+/// The checksums of the pages that are in the file itself, if they were kept and nobody has written it since. Pages of the
+/// write-ahead log are newer.
+pub(crate) fn of_file(database: &Path) -> Option<PageChecksums> {
+    let bytes = fs::read(path_of(database)).ok()?;
+    let stamp = stamp(database).ok()?;
+    let same_file = bytes.starts_with(MAGIC) && bytes.get(STATE_END..HEADER_BYTES)? == stamp;
+    same_file.then(|| parse(&bytes)).flatten()
+}
+
+fn parse(bytes: &[u8]) -> Option<PageChecksums> {
     let (summed, sum) = bytes.split_last_chunk::<8>()?;
     if checksum(CrcAlgorithm::Crc64GoIso, summed) != u64::from_be_bytes(*sum) {
         return None;
     }
     let (pages, rest) = summed.get(HEADER_BYTES..)?.as_chunks::<8>();
     let checksums = PageChecksums::of_pages(pages.iter().map(|page| u64::from_be_bytes(*page)).collect());
-    (rest.is_empty() && checksums.total() == head.checksum).then_some(checksums)
+    rest.is_empty().then_some(checksums)
 }
 
 /// Whether they were kept for this state, by the looks of it.
@@ -57,15 +75,19 @@ pub(crate) fn is_current(database: &Path, head: &Head) -> bool {
 }
 
 fn header(database: &Path, head: &Head) -> io::Result<Vec<u8>> {
-    let metadata = fs::metadata(database)?;
     let mut bytes = MAGIC.to_vec();
-    bytes.extend(head.lineage.0.to_be_bytes());
-    bytes.extend(head.position.epoch.0.to_be_bytes());
-    bytes.extend(head.position.txid.0.to_be_bytes());
-    bytes.extend(head.checksum.to_be_bytes());
-    bytes.extend(metadata.len().to_be_bytes());
-    bytes.extend(metadata.mtime().to_be_bytes());
-    bytes.extend(metadata.mtime_nsec().to_be_bytes());
+    bytes.extend(head.to_bytes());
+    bytes.extend(stamp(database)?);
+    Ok(bytes)
+}
+
+/// What changes whenever the file is written.
+fn stamp(database: &Path) -> io::Result<[u8; STAMP_BYTES]> {
+    let metadata = fs::metadata(database)?;
+    let mut bytes = [0; STAMP_BYTES];
+    bytes[..8].copy_from_slice(&metadata.len().to_be_bytes());
+    bytes[8..16].copy_from_slice(&metadata.mtime().to_be_bytes());
+    bytes[16..].copy_from_slice(&metadata.mtime_nsec().to_be_bytes());
     Ok(bytes)
 }
 
@@ -106,6 +128,7 @@ mod tests {
         assert_eq!(load(&database, &later), None, "another state");
         fs::write(wal_path(&database), "frames").unwrap();
         assert_eq!(load(&database, &head), None, "something is not in the file yet");
+        assert_eq!(of_file(&database), Some(checksums.clone()));
         fs::remove_file(wal_path(&database)).unwrap();
 
         let kept = fs::read(path_of(&database)).unwrap();
@@ -114,10 +137,12 @@ mod tests {
             damaged[at] ^= 1;
             fs::write(path_of(&database), damaged).unwrap();
             assert_eq!(load(&database, &head), None, "byte {at}");
+            assert_eq!(of_file(&database), None, "byte {at}");
         }
         fs::write(path_of(&database), &kept).unwrap();
         assert!(load(&database, &head).is_some());
         fs::write(&database, pages.concat()).unwrap();
         assert_eq!(load(&database, &head), None, "the file was written to");
+        assert_eq!(of_file(&database), None);
     }
 }

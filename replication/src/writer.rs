@@ -577,7 +577,6 @@ impl WriterThread {
         let logged = publisher.ready().is_ok();
         if logged && self.wal.restart(&self.connection).is_ok() {
             publisher.checkpointed();
-            publisher.keep_checksums();
             return;
         }
         let synced = std::fs::File::open(&self.wal.path).and_then(|wal| wal.sync_all());

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::Method;
 use selvedge_replication::agent::{Agent, AgentDatabase, AgentSettings, DatabaseStatus, Role, State};
 use selvedge_replication::bookmark::{Brought, Consistency, Session, Writes};
 use selvedge_replication::client::{AgentClient, Level, Thresholds};
 use selvedge_replication::{Database, DatabaseSettings, Statement, Value};
+use selvedge_tests::disk;
 
 struct Site {
     folder: tempfile::TempDir,
@@ -83,6 +85,16 @@ impl Site {
     /// The database's first file.
     fn file(&self) -> PathBuf {
         self.folder.path().join("databases/shop/1.db")
+    }
+
+    fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        let url = format!("http://{}{path}", self.listen);
+        reqwest::Client::new().request(method, url).bearer_auth("secret")
+    }
+
+    async fn metrics(&self) -> String {
+        let metrics = self.request(Method::GET, "/metrics").send().await.unwrap();
+        metrics.text().await.unwrap()
     }
 
     fn status(&self) -> DatabaseStatus {
@@ -285,6 +297,69 @@ async fn a_scrub_finds_what_replication_did_not_write() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_whose_disk_has_changed_a_page_says_so_and_serves_nothing_of_it() {
+    let mut primary = Site::start_with(Role::Primary, |settings| {
+        settings.scrub_interval = Duration::from_millis(100);
+    })
+    .await;
+    let pop = primary.replica().await;
+    pop.settled().await;
+    let proxy = pop.proxy().await;
+    let session = Session::default();
+    proxy.query(&session, "CREATE TABLE t (a)").await.unwrap();
+    proxy
+        .query(&session, "INSERT INTO t VALUES ('precious')")
+        .await
+        .unwrap();
+    eventually("it is read through", async || primary.status().scrubs > 0).await;
+    assert_eq!(primary.status().state, State::Primary);
+    primary.stop().await;
+    disk::flip_bit(&primary.file(), b"precious");
+    primary.run().await;
+    eventually("it is found", async || primary.status().state == State::Damaged).await;
+
+    // Also after a start, which reads nothing.
+    primary.stop().await;
+    primary.run().await;
+    assert_eq!((primary.status().state, primary.status().path), (State::Damaged, None));
+    let metrics = primary.metrics().await;
+    assert!(
+        metrics.contains("selvedge_agent_damaged{database=\"shop\"} 1"),
+        "{metrics}"
+    );
+    let here = primary.proxy().await;
+    eventually("the proxy knows", async || here.database.stats().damaged).await;
+    let snapshot = primary.request(Method::GET, "/v1/databases/shop/snapshot");
+    let refused = snapshot.send().await.unwrap();
+    assert_eq!(refused.status(), 500);
+    let refused: serde_json::Value = refused.json().await.unwrap();
+    assert_eq!(refused["code"], "damaged", "{refused}");
+    let read = here.query(&Session::default(), "SELECT a FROM t").await.unwrap_err();
+    assert!(read.starts_with("damaged: "), "{read}");
+    let precious = [[Value::from("precious")]];
+    assert_eq!(proxy.query(&session, "SELECT a FROM t").await.unwrap(), precious);
+
+    // A replica has what is needed to mend it.
+    let copy = pop.folder.path().join("copy.db");
+    rusqlite::Connection::open(pop.status().path.unwrap())
+        .unwrap()
+        .execute("VACUUM INTO ?1", [copy.to_str().unwrap()])
+        .unwrap();
+    let import = primary.request(Method::PUT, "/v1/databases/shop/content");
+    let import = import.body(std::fs::read(copy).unwrap());
+    assert_eq!(import.send().await.unwrap().status(), 200);
+    assert_eq!(primary.status().state, State::Primary);
+    eventually("writes are taken again", async || {
+        proxy.query(&session, "INSERT INTO t VALUES ('more')").await.is_ok()
+    })
+    .await;
+    let count = proxy
+        .query(&session, "SELECT count(*) FROM t WHERE a = 'precious'")
+        .await;
+    assert_eq!(count.unwrap(), [[Value::Integer(1)]]);
+}
+
 /// A client that has seen the new content carries a higher position than any replica of the old one has.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_put_in_the_place_of_a_database_comes_after_all_that_was_there() {
@@ -391,10 +466,7 @@ async fn what_was_queued_for_too_long_is_given_up() {
     assert_eq!(state("0001").await.unwrap(), "unknown");
     let rows = proxy.query(&Session::default(), "SELECT a FROM t").await.unwrap();
     assert_eq!(rows, [[Value::Integer(2)]]);
-    let metrics = reqwest::Client::new()
-        .get(format!("http://{}/metrics", pop.listen))
-        .bearer_auth("secret");
-    let metrics = metrics.send().await.unwrap().text().await.unwrap();
+    let metrics = pop.metrics().await;
     let given_up = "selvedge_agent_expired_operations_total{database=\"shop\"} 1";
     assert!(metrics.contains(given_up), "{metrics}");
 }

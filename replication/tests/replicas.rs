@@ -8,7 +8,10 @@ use selvedge_replication::folder::Folder;
 use selvedge_replication::log::{Known, Log, SegmentLog};
 use selvedge_replication::position::{Epoch, Txid};
 use selvedge_replication::replica::{Replica, ReplicaError, install_snapshot};
-use selvedge_replication::{Database, DatabaseSettings, Publication, SqlError, Statement, Value, snapshot};
+use selvedge_replication::{
+    Database, DatabaseSettings, OpenError, Publication, PublishError, SqlError, Statement, Value, snapshot,
+};
+use selvedge_tests::disk;
 
 struct Primary {
     root: tempfile::TempDir,
@@ -36,6 +39,10 @@ impl Primary {
     }
 
     fn reopen(&mut self) {
+        self.try_reopen().unwrap();
+    }
+
+    fn try_reopen(&mut self) -> Result<(), OpenError> {
         self.close();
         self.log = Arc::new(SegmentLog::open(&self.root.path().join("log"), 1 << 30).unwrap());
         self.epoch += 1;
@@ -43,7 +50,9 @@ impl Primary {
             log: self.log.clone(),
             epoch: Epoch(self.epoch),
         };
-        self.database = Some(Database::open_primary(DatabaseSettings::new("test", self.path()), publication).unwrap());
+        let settings = DatabaseSettings::new("test", self.path());
+        self.database = Some(Database::open_primary(settings, publication)?);
+        Ok(())
     }
 
     fn close(&mut self) {
@@ -380,4 +389,35 @@ async fn many_writers_share_a_file_of_the_log() {
     assert!(after - before.0 < 100, "{after}");
     let result: Result<_, SqlError> = primary.database().query("SELECT count(*) FROM t", vec![]).await;
     assert_eq!(result.unwrap().rows, [[Value::Integer(200)]]);
+}
+
+#[tokio::test]
+async fn a_page_that_the_primarys_disk_has_changed_is_not_passed_on() {
+    let mut primary = Primary::new();
+    primary.execute("CREATE TABLE t (a)").await;
+    primary.execute("INSERT INTO t VALUES ('precious')").await;
+    // Everything is in the file.
+    primary.database().close().await;
+    primary.reopen();
+    primary.execute("CREATE TABLE later (a)").await;
+    disk::flip_bit(&primary.path(), b"precious");
+    let mut bytes = Vec::new();
+    let copied = snapshot::write(&primary.path(), "test", &*primary.log, &mut bytes);
+    assert!(matches!(copied, Err(snapshot::SnapshotError::Damaged(_))), "{copied:?}");
+    assert!(install_snapshot(&bytes[..], &primary.root.path().join("copy.db")).is_err());
+
+    // After a crash the file is read.
+    let opened = primary.try_reopen();
+    let page = match opened {
+        Err(OpenError::Publish {
+            source: PublishError::DamagedPage { page },
+            ..
+        }) => page,
+        other => panic!("{other:?}"),
+    };
+    assert!(page > 1, "{page}");
+    disk::flip_bit(&primary.path(), b"qrecious");
+    primary.reopen();
+    let rows = primary.database().query("SELECT a FROM t", vec![]).await.unwrap();
+    assert_eq!(rows.rows, [[Value::from("precious")]]);
 }

@@ -18,6 +18,7 @@ pub mod raw;
 pub mod wire;
 
 pub mod certificate;
+pub mod disk;
 pub mod nginx;
 pub mod node;
 pub mod peer;

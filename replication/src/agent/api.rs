@@ -184,7 +184,8 @@ async fn watch(Extract(api): Extract<Api>) -> Response {
     Body::from_stream(stream).into_response()
 }
 
-fn line(value: &impl Serialize) -> Vec<u8> {
+/// As JSON, with the end of its line.
+pub(super) fn line(value: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(value).expect("plain data is JSON");
     line.push(b'\n');
     line
@@ -326,15 +327,20 @@ async fn snapshot_of(Extract(api): Extract<Api>, Path(database): Path<String>) -
         .ok_or_else(|| Refusal::NoDatabase(database.clone()))?;
     let log = site.log();
     let (pieces, receiver) = mpsc::channel::<Bytes>(PIECES_WAITING);
-    tokio::task::spawn_blocking(move || {
-        let _open = open;
-        let writer = std::io::BufWriter::with_capacity(PIECE_BYTES, Pieces(pieces));
-        if let Err(error) = snapshot::write(&path, &database, &*log, writer) {
-            tracing::warn!(
-                database,
-                error = super::primary_site::chain(&error),
-                "a snapshot could not be sent whole"
-            );
+    let sending = Arc::clone(site);
+    tokio::spawn(async move {
+        let (file, name) = (path.clone(), database.clone());
+        let written = blocking(move || {
+            let _open = open;
+            let writer = std::io::BufWriter::with_capacity(PIECE_BYTES, Pieces(pieces));
+            snapshot::write(&file, &name, &*log, writer)
+        });
+        if let Err(error) = written.await {
+            let text = super::primary_site::chain(&error);
+            tracing::warn!(database, error = text, "a snapshot could not be sent whole");
+            if error.is_damage() {
+                sending.close_damaged(&database, &path, &error).await;
+            }
         }
     });
     let stream = futures::stream::unfold(receiver, async |mut receiver| {

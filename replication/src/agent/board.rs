@@ -21,6 +21,8 @@ pub enum State {
     Copying,
     /// The copy was damaged or had another history; it is not read any more.
     Quarantined,
+    /// At a primary: the file is not what the log says. It is neither read nor written until other content replaces it.
+    Damaged,
     /// There is no such database any more.
     Deleted,
 }

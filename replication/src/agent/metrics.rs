@@ -158,6 +158,11 @@ impl Gauges {
             of(|status| f64::from(u8::from(status.state == State::Quarantined))),
         );
         self.each(
+            "damaged",
+            "1 while the primary's file is not what its log says, and is not used.",
+            of(|status| f64::from(u8::from(status.state == State::Damaged))),
+        );
+        self.each(
             "rebuilds",
             "Copies made anew since the start.",
             of(|status| status.rebuilds as f64),

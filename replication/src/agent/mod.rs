@@ -28,6 +28,7 @@ pub(crate) mod replica_site;
 mod replica_state;
 mod replica_task;
 mod replicas;
+mod scrub;
 mod settings;
 #[cfg(test)]
 mod simulation;

@@ -5,7 +5,7 @@
 //! while it is closed hears so; whoever asks for it then waits for the new one.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -15,16 +15,17 @@ use parking_lot::Mutex;
 use super::deleted::{Deleted, DeletedList};
 use super::draft::{self, Draft, DraftError};
 use super::slots::{Slot, Slots};
-use super::{AgentError, AgentSettings, Refusal, Shared, Site, State};
+use super::{AgentError, AgentSettings, Refusal, Shared, Site, State, scrub};
 use crate::folder::Folder;
 use crate::lease::{Lease, StaticLease};
 use crate::log::{Head, Log, SegmentLog};
 use crate::position::{Epoch, Position, Txid};
 use crate::queue::Operation;
+use crate::snapshot::SnapshotError;
 use crate::store::recover::{Recovered, recover};
 use crate::store::{Source, Store, StoreStatus, Uploader};
 use crate::{Committed, Database, DatabaseSettings, OpenError, Publication, SqlError};
-use crate::{pages, sums};
+use crate::{damage, pages, sums};
 
 /// Time between two looks for deleted databases whose grace has passed.
 const TENDING: Duration = Duration::from_secs(1);
@@ -165,6 +166,19 @@ impl PrimarySite {
     /// The file of a database.
     pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
         self.folder(name).current()
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.slots.all().iter().map(|slot| slot.name.clone()).collect()
+    }
+
+    pub(crate) fn scrub_interval(&self) -> Duration {
+        self.shared.settings.scrub_interval
+    }
+
+    /// All of the database was read and is what its log says.
+    pub(crate) fn scrubbed(&self, name: &str) {
+        self.shared.board.update(name, |status| status.scrubs += 1);
     }
 
     /// Databases that are open.
@@ -523,7 +537,14 @@ impl PrimarySite {
             if !self.slots.has(slot) {
                 return Err(self.missing(&slot.name));
             }
-            let database = self.open_files(slot).await.map_err(|error| Refusal::of(&error))?;
+            let opened = self.open_files(slot).await;
+            let database = opened.map_err(|error| match error.is_damage() {
+                true => Refusal::Damaged {
+                    name: slot.name.clone(),
+                    reason: chain(&error),
+                },
+                false => Refusal::of(&error),
+            })?;
             slot.put(Arc::clone(&database));
             database
         };
@@ -537,7 +558,7 @@ impl PrimarySite {
         let opened = blocking(move || {
             let folder = site.folder(&slot.name);
             if let Some(path) = folder.current() {
-                return Ok((site.open_primary(&slot, &path)?, path));
+                return Ok((site.open_existing(&slot, &path)?, path));
             }
             let unreadable = |source| OpenError::Unreadable {
                 path: PathBuf::from(&slot.name),
@@ -564,6 +585,47 @@ impl PrimarySite {
         let (database, path) = opened.await?;
         self.show_while_open(&database, path);
         Ok(database)
+    }
+
+    fn open_existing(&self, slot: &Slot, path: &Path) -> Result<Arc<Database>, OpenError> {
+        if let Some(reason) = damage::noted(path) {
+            return Err(OpenError::Damaged { reason });
+        }
+        self.open_primary(slot, path).inspect_err(|error| {
+            if error.is_damage() {
+                self.note_damage(&slot.name, path, error);
+            }
+        })
+    }
+
+    /// Nobody opens the file from now on.
+    fn note_damage(&self, name: &str, path: &Path, error: &dyn std::error::Error) {
+        let reason = chain(error);
+        tracing::error!(
+            database = name,
+            reason,
+            "the database is damaged; it is neither read nor written here until other content replaces it"
+        );
+        if let Err(error) = damage::note(path, &reason) {
+            tracing::error!(database = name, %error, "this could not be noted for the next start");
+        }
+        self.shared.board.update(name, |status| {
+            (status.state, status.path) = (State::Damaged, None);
+        });
+    }
+
+    /// Takes a database out of service.
+    pub(crate) async fn close_damaged(self: &Arc<Self>, name: &str, path: &Path, error: &SnapshotError) {
+        let Some(slot) = self.slots.find(name) else { return };
+        let _turn = slot.turn.lock().await;
+        // It may have been replaced meanwhile.
+        if !self.slots.has(&slot) || self.path(name).as_deref() != Some(path) {
+            return;
+        }
+        self.note_damage(name, path, error);
+        if let Some(open) = slot.take() {
+            open.close().await;
+        }
     }
 
     fn open_primary(&self, slot: &Slot, path: &std::path::Path) -> Result<Arc<Database>, OpenError> {
@@ -712,6 +774,10 @@ pub(crate) async fn tend(site: Arc<Site>) {
             tracing::error!(database = slot.name, %error, "it cannot be opened");
         }
     }
+    tokio::join!(remove_deleted(site), scrub::run(site));
+}
+
+async fn remove_deleted(site: &Arc<PrimarySite>) {
     loop {
         for name in site.deleted.due() {
             let (working, purged) = (Arc::clone(site), name.clone());
@@ -725,9 +791,10 @@ pub(crate) async fn tend(site: Arc<Site>) {
 }
 
 fn show(shared: &Shared, name: &str, path: &std::path::Path, head: Head) {
+    let is_sound = damage::noted(path).is_none();
     shared.board.update(name, |status| {
-        status.state = State::Primary;
-        status.path = Some(path.to_owned());
+        status.state = if is_sound { State::Primary } else { State::Damaged };
+        status.path = is_sound.then(|| path.to_owned());
         (status.head, status.primary, status.primary_reachable) = (head, head, true);
     });
 }

@@ -63,6 +63,8 @@ pub enum Refusal {
     Sql(#[from] SqlError),
     #[error(transparent)]
     Postgres(#[from] PostgresError),
+    #[error("the database {name} is damaged at the primary: {reason}")]
+    Damaged { name: String, reason: String },
     #[error("{0}")]
     Internal(String),
 }
@@ -126,6 +128,7 @@ impl Refusal {
             Refusal::Busy(_) => "busy",
             Refusal::Sql(error) => error.code(),
             Refusal::Postgres(error) => error.code(),
+            Refusal::Damaged { .. } => "damaged",
             Refusal::Internal(_) => "internal",
         }
     }
@@ -173,7 +176,7 @@ impl Refusal {
             ) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Postgres(PostgresError::Lost { .. } | PostgresError::Silent { .. }) => StatusCode::GATEWAY_TIMEOUT,
             Refusal::Postgres(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Refusal::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Refusal::Damaged { .. } | Refusal::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }

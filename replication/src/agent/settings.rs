@@ -82,7 +82,7 @@ pub struct AgentSettings {
     pub open_databases: usize,
     /// Where a primary also keeps what its log has; `None` for nowhere.
     pub store: Option<StoreSettings>,
-    /// Time between two full comparisons of a replica with what was applied to it.
+    /// Time between two full comparisons of a replica with what was applied to it, and of a primary's database with its log.
     pub scrub_interval: Duration,
 }
 

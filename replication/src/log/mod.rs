@@ -21,6 +21,9 @@ pub(crate) mod suite;
 
 pub use segment::SegmentLog;
 
+/// Of [`Head::to_bytes`].
+pub(crate) const HEAD_BYTES: usize = 24;
+
 /// The newest state of a database that the log knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
@@ -54,6 +57,16 @@ impl Head {
             checksum: header.provenance.after,
             timestamp_ms: header.timestamp_ms,
         }
+    }
+
+    /// Lineage (4 bytes), epoch (4), transaction (8), checksum (8), each big-endian: how a state is noted beside a file.
+    pub(crate) fn to_bytes(self) -> [u8; HEAD_BYTES] {
+        let mut bytes = [0; HEAD_BYTES];
+        bytes[..4].copy_from_slice(&self.lineage.0.to_be_bytes());
+        bytes[4..8].copy_from_slice(&self.position.epoch.0.to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.position.txid.0.to_be_bytes());
+        bytes[16..].copy_from_slice(&self.checksum.to_be_bytes());
+        bytes
     }
 
     /// Whether two places have the same state.

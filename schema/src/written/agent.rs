@@ -61,7 +61,7 @@ pub(super) struct Agent {
     /// When the data layer counts as degraded.
     #[serde(default)]
     levels: Levels,
-    /// Time between two comparisons of whole replicas with what was applied to them.
+    /// Time between two comparisons of whole databases: a replica with what was applied to it, the primary with its log.
     #[serde(default = "scrub_interval")]
     scrub_interval: Text<PositiveDuration>,
 }
