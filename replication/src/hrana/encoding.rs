@@ -21,6 +21,8 @@ pub(super) enum Encoding {
 
 /// Bits of a replication index that are the transaction; those above are the epoch.
 const TXID_BITS: u32 = 32;
+/// All of them.
+const LARGEST_TXID: u64 = (1 << TXID_BITS) - 1;
 
 impl Encoding {
     pub(super) fn decode<T: DeserializeOwned + Message + Default>(self, body: &[u8]) -> Result<T, Refusal> {
@@ -140,16 +142,20 @@ pub(super) fn description(description: Description) -> proto::DescribeResult {
     }
 }
 
-/// A position as Hrana's one number; `None` when it does not fit, or is none.
+/// A position as Hrana's one number; `None` when there is none. The largest transaction that fits stands for all that are
+/// larger.
 pub(super) fn to_index(position: Position) -> Option<u64> {
-    let fits = position.txid.0 < 1 << TXID_BITS;
-    (fits && position != Position::default()).then(|| u64::from(position.epoch.0) << TXID_BITS | position.txid.0)
+    let txid = position.txid.0.min(LARGEST_TXID);
+    (position != Position::default()).then(|| u64::from(position.epoch.0) << TXID_BITS | txid)
 }
 
+/// A position that has at least what the index stands for. If that may be any large transaction, only the primary has it
+/// for sure.
 pub(super) fn from_index(index: u64) -> Position {
+    let txid = index & LARGEST_TXID;
     Position {
         epoch: Epoch((index >> TXID_BITS) as u32),
-        txid: Txid(index & ((1 << TXID_BITS) - 1)),
+        txid: Txid(if txid == LARGEST_TXID { u64::MAX } else { txid }),
     }
 }
 
@@ -252,14 +258,20 @@ mod tests {
             epoch: Epoch(epoch),
             txid: Txid(txid),
         };
-        for (at, fits) in [
-            (position(1, 1), true),
-            (position(u32::MAX, (1 << 32) - 1), true),
-            (position(1, 1 << 32), false),
-            (position(0, 0), false),
+        let primary_only = |epoch| Some(position(epoch, u64::MAX));
+        for (at, back) in [
+            (position(1, 1), Some(position(1, 1))),
+            (
+                position(u32::MAX, LARGEST_TXID - 1),
+                Some(position(u32::MAX, LARGEST_TXID - 1)),
+            ),
+            (position(u32::MAX, LARGEST_TXID), primary_only(u32::MAX)),
+            (position(1, 1 << 32), primary_only(1)),
+            (position(1, u64::MAX), primary_only(1)),
+            (position(0, 0), None),
         ] {
-            assert_eq!(to_index(at).map(from_index), fits.then_some(at), "{at}");
+            assert_eq!(to_index(at).map(from_index), back, "{at}");
         }
-        assert!(to_index(position(2, 1)) > to_index(position(1, 1 << 30)));
+        assert!(to_index(position(2, 1)) > to_index(position(1, u64::MAX)));
     }
 }
