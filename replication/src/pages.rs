@@ -3,7 +3,9 @@
 //! Pages are read and written through `sqlite_dbpage`, in ordinary transactions: readers of the file keep their
 //! snapshots, and a crash leaves a whole database. The way is that of SQLite's own `sqlite3_rsync`.
 
-use rusqlite::OptionalExtension;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
 
 use crate::checksum::PageChecksums;
 use crate::connection::Connection;
@@ -32,6 +34,11 @@ const TABLES: &str = "
 
 /// Reads where a database stands, in the snapshot of the transaction it runs in.
 pub(crate) const READ_POSITION: &str = "SELECT lineage, epoch, txid FROM _selvedge_position";
+
+/// The name under which [`attach`] attaches a database.
+pub(crate) const ATTACHED: &str = "replica";
+/// How long moving the write-ahead log into the file waits for readers. Applying stands still meanwhile.
+const BUSY: Duration = Duration::from_millis(200);
 
 /// Copies a whole database, as it is now, to a file that does not exist.
 pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) -> rusqlite::Result<()> {
@@ -127,12 +134,24 @@ pub(crate) fn for_each_page(
     Ok(())
 }
 
-/// Applies contiguous files to a database in one transaction; the last image of each page wins.
-pub(crate) fn apply(connection: &Connection, schema: &str, files: &[TransactionFile]) -> rusqlite::Result<()> {
-    connection.ours(|raw| apply_to(raw, schema, files))
+/// A connection that writes pages: the database is attached as [`ATTACHED`] to an empty one in memory.
+///
+/// `sqlite_dbpage` puts the bytes of a page into the cache and leaves what SQLite has derived from the bytes before (the
+/// number of cells, where they are) as it was. So this connection reads no table of the database while it writes, forgets
+/// its cache before it begins, and is used for nothing else: an insert through what it remembers would mix two states.
+pub(crate) fn attach(path: &std::path::Path) -> rusqlite::Result<rusqlite::Connection> {
+    let raw = rusqlite::Connection::open_in_memory()?;
+    raw.busy_timeout(BUSY)?;
+    raw.execute("ATTACH ?1 AS replica", [path.to_string_lossy()])?;
+    raw.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, true)?;
+    raw.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    raw.execute_batch("PRAGMA replica.synchronous = normal; PRAGMA wal_autocheckpoint = 0;")?;
+    Ok(raw)
 }
 
-pub(crate) fn apply_to(raw: &rusqlite::Connection, schema: &str, files: &[TransactionFile]) -> rusqlite::Result<()> {
+/// Applies contiguous files to a database of `pages_before` pages in one transaction; the last image of each page wins.
+/// `raw` comes from [`attach`].
+pub(crate) fn apply(raw: &rusqlite::Connection, pages_before: u32, files: &[TransactionFile]) -> rusqlite::Result<()> {
     let Some(last) = files.last() else { return Ok(()) };
     let page_count = last.header.page_count;
     let mut images = std::collections::BTreeMap::new();
@@ -140,46 +159,34 @@ pub(crate) fn apply_to(raw: &rusqlite::Connection, schema: &str, files: &[Transa
         images.retain(|number, _| *number <= file.header.page_count);
         images.extend(file.pages.iter().map(|(number, page)| (*number, page)));
     }
-    // The schema's root pages change under the transaction that writes them: SQLite must not read it halfway.
-    let defensive = rusqlite::config::DbConfig::SQLITE_DBCONFIG_DEFENSIVE;
-    let was_defensive = raw.db_config(defensive)?;
-    raw.set_db_config(defensive, false)?;
-    let written = write_pages(raw, schema, page_count, images);
+    raw.execute_batch("PRAGMA shrink_memory")?;
+    let written = write_pages(raw, pages_before, page_count, images);
     if written.is_err() && !raw.is_autocommit() {
         raw.execute_batch("ROLLBACK")?;
     }
-    raw.set_db_config(defensive, was_defensive)?;
     written
 }
 
 fn write_pages(
     raw: &rusqlite::Connection,
-    schema: &str,
+    pages_before: u32,
     page_count: u32,
     mut images: std::collections::BTreeMap<u32, &Vec<u8>>,
 ) -> rusqlite::Result<()> {
     raw.execute_batch("BEGIN IMMEDIATE")?;
-    let mut insert = raw.prepare_cached("INSERT INTO sqlite_dbpage (pgno, data, schema) VALUES (?1, ?2, ?3)")?;
-    // Page 1 last: once it is written, SQLite reads the schema anew, and all of it must be there.
-    let mut first = images.remove(&1);
-    let before: Option<u32> = raw
-        .query_row(&format!("PRAGMA {schema}.page_count"), [], |row| row.get(0))
-        .optional()?;
+    let mut insert = raw.prepare_cached("INSERT INTO sqlite_dbpage (pgno, data, schema) VALUES (?1, ?2, 'replica')")?;
     if is_planted(Plant::PageOneFirst)
-        && let Some(page) = first.take()
+        && let Some(page) = images.remove(&1)
     {
-        insert.execute((1, page, schema))?;
+        insert.execute((1, page))?;
         raw.execute_batch("COMMIT; BEGIN IMMEDIATE")?;
     }
     for (number, page) in images {
-        insert.execute((number, page, schema))?;
-    }
-    if let Some(page) = first {
-        insert.execute((1, page, schema))?;
+        insert.execute((number, page))?;
     }
     // Truncation must be the last insert: another one would cancel it.
-    if before.is_some_and(|before| before > page_count) {
-        insert.execute((page_count + 1, rusqlite::types::Null, schema))?;
+    if pages_before > page_count {
+        insert.execute((page_count + 1, rusqlite::types::Null))?;
     }
     drop(insert);
     raw.execute_batch("COMMIT")

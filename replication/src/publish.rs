@@ -231,6 +231,8 @@ impl Publisher {
                 log: logged.position.to_string(),
             });
         }
+        let applying = pages::attach(&self.path)?;
+        let mut pages_before = self.checksums.page_count();
         let mut txid = here.position.txid;
         while txid < logged.position.txid {
             let files = log.read_after(&self.database, txid, CATCH_UP_BYTES)?;
@@ -240,7 +242,8 @@ impl Publisher {
                 .collect::<Result<Vec<_>, _>>();
             let files = files.map_err(LogError::File)?;
             txid = files.last().map_or(logged.position.txid, |file| file.header.max_txid);
-            pages::apply(connection, "main", &files)?;
+            pages::apply(&applying, pages_before, &files)?;
+            pages_before = files.last().map_or(pages_before, |file| file.header.page_count);
         }
         self.checksums = pages::checksums(connection)?;
         self.collect()?;

@@ -8,26 +8,19 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use rusqlite::config::DbConfig;
 use thiserror::Error;
 
 use crate::checksum::PageChecksums;
 use crate::log::Head;
 use crate::ltx::{Decoder, LtxError, TransactionFile};
-use crate::pages;
+use crate::pages::{self, ATTACHED};
 use crate::plant::{Plant, is_planted};
 use crate::recorded::Recorded;
 use crate::writer::size_bytes;
 
-/// The attached database's name on the applying connection, whose main database is empty: SQLite reads no schema
-/// halfway then.
-const SCHEMA: &str = "replica";
 /// Size of the write-ahead log from which it is moved into the file.
 const WAL_BYTES: u64 = 4 * 1024 * 1024;
-/// How long that waits for readers. Applying stands still meanwhile.
-const CHECKPOINT_WAIT: Duration = Duration::from_millis(200);
 
 /// Why a file was not applied, or a replica not opened.
 #[derive(Debug, Error)]
@@ -79,9 +72,9 @@ pub struct Replica {
 impl Replica {
     /// Opens the file and reads all of it, to know its checksums; they must be those it was left with. Blocks.
     pub fn open(path: &Path) -> Result<Replica, ReplicaError> {
-        let connection = connect(path)?;
-        let checksums = pages::checksums_of(&connection, SCHEMA)?;
-        let (lineage, position) = pages::position(&connection, SCHEMA)?;
+        let connection = pages::attach(path)?;
+        let checksums = pages::checksums_of(&connection, ATTACHED)?;
+        let (lineage, position) = pages::position(&connection, ATTACHED)?;
         let mut head = Head {
             lineage,
             position,
@@ -162,7 +155,7 @@ impl Replica {
             path: self.path.clone(),
             source,
         })?;
-        pages::apply_to(&self.connection, SCHEMA, &fitting)?;
+        pages::apply(&self.connection, self.checksums.page_count(), &fitting)?;
         self.recorded.keep();
         self.checksums = checksums;
         self.head = head;
@@ -173,7 +166,7 @@ impl Replica {
     /// Reads the whole file and compares it with what was applied. Blocks.
     pub fn scrub(&self) -> Result<(), ReplicaError> {
         // By a connection of its own: what the applying one has in its cache is not what others read.
-        let found = pages::checksums_of(&connect(&self.path)?, SCHEMA)?;
+        let found = pages::checksums_of(&pages::attach(&self.path)?, ATTACHED)?;
         let pages = 1..=found.page_count().max(self.checksums.page_count());
         match pages
             .into_iter()
@@ -191,20 +184,10 @@ impl Replica {
             return;
         }
         let mode = rusqlite::wal::CheckpointMode::TRUNCATE;
-        if let Err(error) = self.connection.wal_checkpoint_v2(Some(SCHEMA), mode) {
+        if let Err(error) = self.connection.wal_checkpoint_v2(Some(ATTACHED), mode) {
             tracing::debug!(%error, path = %self.path.display(), "readers hold the write-ahead log; it is moved into the file later");
         }
     }
-}
-
-fn connect(path: &Path) -> Result<rusqlite::Connection, ReplicaError> {
-    let connection = rusqlite::Connection::open_in_memory()?;
-    connection.busy_timeout(CHECKPOINT_WAIT)?;
-    connection.execute("ATTACH ?1 AS replica", [path.to_string_lossy()])?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, true)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    connection.execute_batch("PRAGMA replica.synchronous = normal; PRAGMA wal_autocheckpoint = 0;")?;
-    Ok(connection)
 }
 
 /// Writes a snapshot to a new file and returns its state. What does not have the checksum it says is refused. Blocks.

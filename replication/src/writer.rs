@@ -415,7 +415,7 @@ impl WriterThread {
             Ok(_) => self.control("RELEASE write")?,
             Err(_) => self.control("ROLLBACK TO write; RELEASE write")?,
         }
-        if let (Some(id), Some(position)) = (&write.operation, position)
+        if let (Some(id), Some(position)) = (operation, position)
             && outcome.as_ref().map_or_else(SqlError::is_final, |_| true)
         {
             operations::record(&self.connection, id, position, &outcome).map_err(SqlError::from_sqlite)?;

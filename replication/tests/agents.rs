@@ -360,6 +360,49 @@ async fn a_primary_whose_disk_has_changed_a_page_says_so_and_serves_nothing_of_i
     assert_eq!(count.unwrap(), [[Value::Integer(1)]]);
 }
 
+/// The database file is not synced with every commit: what a power cut takes of it comes back from the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_whose_file_has_lost_commits_has_them_from_its_log_and_goes_on() {
+    let mut primary = Site::start(Role::Primary).await;
+    let proxy = primary.proxy().await;
+    let session = Session::default();
+    proxy.query(&session, "CREATE TABLE t0 (a)").await.unwrap();
+    primary.stop().await;
+    let old = std::fs::read(primary.file()).unwrap();
+    primary.run().await;
+    let make_tables = async |numbers: std::ops::Range<u8>| {
+        for number in numbers {
+            let create = format!("CREATE TABLE t{number} (a, b, c, d, e, f UNIQUE)");
+            let insert = format!("INSERT INTO t{number} (a, f) VALUES (zeroblob(9000), 1), (zeroblob(100), 2)");
+            eventually("a table is made", async || proxy.query(&session, &create).await.is_ok()).await;
+            proxy.query(&session, &insert).await.unwrap();
+        }
+    };
+    // More than fit into one page of the schema.
+    make_tables(1..60).await;
+    primary.stop().await;
+    for beside in std::fs::read_dir(primary.file().parent().unwrap()).unwrap().flatten() {
+        if beside.file_name().to_string_lossy().starts_with("1.db") {
+            std::fs::remove_file(beside.path()).unwrap();
+        }
+    }
+    std::fs::write(primary.file(), old).unwrap();
+    primary.run().await;
+    make_tables(60..80).await;
+    let reader = rusqlite::Connection::open(primary.file()).unwrap();
+    let one = |sql: &str| {
+        reader
+            .query_row(sql, [], |row| row.get::<_, rusqlite::types::Value>(0))
+            .unwrap()
+    };
+    assert_eq!(one("PRAGMA integrity_check"), "ok".to_owned().into());
+    assert_eq!(
+        one("SELECT count(*) FROM sqlite_schema WHERE name LIKE 't%'"),
+        80.into()
+    );
+    assert_eq!(one("SELECT count(*) FROM t59 JOIN t79"), 4.into());
+}
+
 /// A client that has seen the new content carries a higher position than any replica of the old one has.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_put_in_the_place_of_a_database_comes_after_all_that_was_there() {

@@ -11,7 +11,7 @@ use selvedge_tests::executable::executable;
 use selvedge_tests::process::{Process, Signal};
 use serde_json::Value;
 
-use crate::disk::{Disk, Kind};
+use crate::disk::{self, Disk, Kind};
 use crate::proxy::Proxy;
 use crate::readers::Reader;
 use crate::workload;
@@ -58,7 +58,7 @@ pub(crate) struct Violation {
 impl Cluster {
     /// Starts it and waits until every replica follows.
     pub(crate) async fn start(disks: [Kind; SITES], plant: Option<&'static str>) -> Result<Cluster, String> {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = disk::folder();
         for database in DATABASES {
             workload::make_seed(&folder.path().join(format!("{database}.db")));
         }

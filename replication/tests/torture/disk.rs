@@ -100,9 +100,16 @@ impl Drop for Disk {
     }
 }
 
+/// A folder for one run, in memory where there is room for it: what others do to the machine's disk is then nobody's
+/// fault, and what a power cut takes is the same, since the cut file systems keep their own time.
+pub(crate) fn folder() -> tempfile::TempDir {
+    let in_memory = tempfile::tempdir_in("/dev/shm");
+    in_memory.or_else(|_| tempfile::tempdir()).expect("a temporary folder")
+}
+
 /// Why disks of this kind cannot be made here, if they cannot.
 pub(crate) fn why_not(kind: Kind) -> Option<String> {
-    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder();
     Disk::make(kind, &folder.path().join("try")).err()
 }
 

@@ -22,6 +22,8 @@ use crate::workload;
 
 /// Set in a reader's process: the agent's socket.
 pub(crate) const SOCKET: &str = "SELVEDGE_TORTURE_READER";
+/// So that readers leave the processors to what they watch.
+const BETWEEN_LOOKS: Duration = Duration::from_micros(500);
 /// Between two questions to the agent.
 const ASK: Duration = Duration::from_millis(20);
 
@@ -143,7 +145,10 @@ fn watch_database(database: &str, files: &Mutex<BTreeMap<String, PathBuf>>) {
         };
         let looked = look(connection, &mut newest);
         match looked {
-            Ok(()) => unreported += 1,
+            Ok(()) => {
+                unreported += 1;
+                std::thread::sleep(BETWEEN_LOOKS);
+            }
             // Files of an older generation are removed one by one; whoever opens meanwhile asks again.
             Err(_) if current().as_ref() != Some(&path) || !path.exists() => open = None,
             Err(text) => {
