@@ -328,6 +328,8 @@ pub(crate) struct ConnectionCount {
 
 #[derive(Debug, Default)]
 struct Open {
+    /// Accepted, and on the way to [`ConnectionCount::admit`].
+    arriving: usize,
     total: usize,
     by_address: HashMap<IpAddr, usize>,
     refused: u64,
@@ -346,6 +348,7 @@ impl ConnectionCount {
     pub(crate) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Place> {
         let key = address.map(subscriber);
         let mut open = self.open.lock();
+        open.arriving = open.arriving.saturating_sub(1);
         if self.is_full(&open, key) {
             open.refused += 1;
             return None;
@@ -360,11 +363,14 @@ impl ConnectionCount {
         })
     }
 
-    /// Whether [`Self::admit`] would refuse a connection from `address`; counts the refusal.
+    /// Whether [`Self::admit`] would refuse a connection from `address`; counts the refusal, or that it is coming.
     fn refuses(&self, address: Option<IpAddr>) -> bool {
         let mut open = self.open.lock();
         let full = self.is_full(&open, address.map(subscriber));
-        open.refused += u64::from(full);
+        match full {
+            true => open.refused += 1,
+            false => open.arriving += 1,
+        }
         full
     }
 
@@ -375,6 +381,12 @@ impl ConnectionCount {
 
     pub(crate) fn total(&self) -> usize {
         self.open.lock().total
+    }
+
+    /// [`Self::total`], and those accepted that are not counted there yet.
+    pub(crate) fn open(&self) -> usize {
+        let open = self.open.lock();
+        open.total + open.arriving
     }
 
     pub(crate) fn refused(&self) -> u64 {

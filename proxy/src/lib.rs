@@ -14,6 +14,7 @@ mod edge;
 mod phases;
 
 mod admin;
+mod backlog;
 mod generation;
 mod open;
 mod server;
@@ -25,6 +26,7 @@ mod handler_session;
 mod path;
 mod response_cache;
 mod router;
+mod socket;
 mod static_files;
 mod upstreams;
 

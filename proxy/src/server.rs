@@ -1,8 +1,9 @@
 //! `selvedge run`: sockets, signals, reload and an orderly end.
 //!
 //! The sockets are bound here and handed to pingora, so that a port in use is a clear error before anything starts and
-//! port 0 is known. Shutdown is ours too: pingora's server sleeps its whole grace period; this one becomes unready
-//! first, lets load balancers notice, stops accepting, and leaves as soon as the last request is done.
+//! port 0 is known. Shutdown is ours too: pingora's server sleeps its whole grace period and cuts connections that have
+//! not asked yet; this one becomes unready first, lets load balancers notice, accepts what has arrived, closes the
+//! listeners, and leaves as soon as the last connection is done.
 //!
 //! SIGHUP and `POST /reload` rebuild everything from the file; only a configuration that builds completely replaces the
 //! one that serves. SIGTERM and SIGINT drain; a second one leaves at once.
@@ -13,7 +14,7 @@ use std::{
     os::fd::IntoRawFd,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -27,16 +28,21 @@ use thiserror::Error;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
+    time::Instant,
 };
 
 use crate::{
     admin::{self, Operator},
+    backlog::Backlog,
     edge::{Edge, OpenError},
     generation::chain,
 };
 
-/// How often a drain looks whether the last request is done.
+/// How often a drain looks whether the last connection is done.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// How long connections without a request are waited for: a TLS handshake and a request, or the farewell of HTTP/2, are
+/// three round trips of 300 ms.
+const LAST_CONNECTIONS: Duration = Duration::from_secs(1);
 /// How long tasks that hold no request (closing connections, writing logs) get after the drain.
 const LAST_TASKS: Duration = Duration::from_millis(500);
 
@@ -99,7 +105,8 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
         "listeners": bound.iter().map(|b| json!({ "address": b.address, "tls": b.listener.tls.is_some() })).collect::<Vec<_>>(),
         "admin": admin.as_ref().and_then(|listener| listener.local_addr().ok()),
     });
-    let service = start_proxy(&edge, runtime.handle(), bound, stopped);
+    let backlog = bound.iter().map(Bound::again).collect::<Result<_, _>>()?;
+    start_proxy(&edge, runtime.handle(), bound, stopped);
     if let Some(listener) = admin {
         start_admin(&edge, &document, listener, events.clone());
     }
@@ -125,7 +132,7 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
         signals,
         inbox,
         stop,
-        service,
+        Backlog::new(backlog),
     ));
     runtime.shutdown_timeout(LAST_TASKS);
     edge.close();
@@ -136,6 +143,16 @@ struct Bound {
     listener: Listener,
     address: SocketAddr,
     socket: TcpListener,
+}
+
+impl Bound {
+    /// The same socket once more.
+    fn again(&self) -> Result<TcpListener, RunError> {
+        self.socket.try_clone().map_err(|source| RunError::Bind {
+            address: self.address,
+            source,
+        })
+    }
 }
 
 fn bind(listener: &Listener) -> Result<Bound, RunError> {
@@ -165,8 +182,8 @@ fn start_proxy(
     edge: &Arc<Edge>,
     runtime: &tokio::runtime::Handle,
     bound: Vec<Bound>,
-    stopped: watch::Receiver<bool>,
-) -> tokio::task::JoinHandle<()> {
+    mut stopped: watch::Receiver<bool>,
+) {
     let mut service = edge.service(&Arc::new(ServerConf::default()));
     let mut fds = Fds::new();
     for (position, Bound { address, socket, .. }) in bound.into_iter().enumerate() {
@@ -178,7 +195,15 @@ fn start_proxy(
         fds.add(name, socket.into_raw_fd());
     }
     let fds = Some(Arc::new(Mutex::new(fds)));
-    runtime.spawn(async move { service.start_service(fds, stopped, 1).await })
+    let listeners = stopped.clone();
+    runtime.spawn(async move {
+        tokio::select! {
+            biased;
+            // The listeners see it too. What the service would do next is cut every connection that has not asked yet.
+            _ = stopped.changed() => {}
+            () = service.start_service(fds, listeners, 1) => {}
+        }
+    });
 }
 
 struct Inbox {
@@ -244,7 +269,7 @@ async fn serve_until_drained(
     mut signals: Signals,
     mut inbox: mpsc::Receiver<Event>,
     stop: watch::Sender<bool>,
-    service: tokio::task::JoinHandle<()>,
+    backlog: Backlog,
 ) {
     loop {
         let event = tokio::select! {
@@ -264,7 +289,7 @@ async fn serve_until_drained(
         }
     }
     tokio::select! {
-        () = drain(edge, stop, service) => {}
+        () = drain(edge, stop, backlog) => {}
         _ = received(&mut signals.terminate) => tracing::warn!("second signal: leaving at once"),
         _ = received(&mut signals.interrupt) => tracing::warn!("second signal: leaving at once"),
     }
@@ -291,21 +316,34 @@ async fn reload(edge: &Arc<Edge>, config: &Path) -> Result<u64, String> {
     }
 }
 
-/// Unready first, then no new connections, then wait for the requests under way.
-async fn drain(edge: &Arc<Edge>, stop: watch::Sender<bool>, service: tokio::task::JoinHandle<()>) {
+/// Unready first, then no new connections, then wait for those that are open.
+async fn drain(edge: &Arc<Edge>, stop: watch::Sender<bool>, backlog: Backlog) {
     let settings = edge.generation().document.config.shutdown.clone();
     edge.start_draining();
     tracing::info!(delay = ?settings.delay, grace = ?settings.grace, "draining");
     tokio::time::sleep(settings.delay).await;
-    let _ = stop.send(true);
-    let _ = service.await;
     let deadline = Instant::now() + settings.grace;
-    while edge.requests_in_flight() > 0 && Instant::now() < deadline {
-        tokio::time::sleep(DRAIN_POLL).await;
-    }
+    backlog.empty(deadline).await;
+    let _ = stop.send(true);
+    drop(backlog);
+    last_connections(edge, deadline).await;
     match edge.requests_in_flight() {
         0 => tracing::info!("drained"),
         left => tracing::warn!(left, "grace period over; requests under way are cut off"),
+    }
+}
+
+/// Every answer ends its HTTP/1 connection now, and HTTP/2 clients were told to go; a connection that brings no request
+/// is not waited for as one that did.
+async fn last_connections(edge: &Edge, deadline: Instant) {
+    let mut last_request = Instant::now();
+    while edge.connections.open() > 0 && Instant::now() < deadline {
+        if edge.requests_in_flight() > 0 {
+            last_request = Instant::now();
+        } else if last_request.elapsed() > LAST_CONNECTIONS {
+            return;
+        }
+        tokio::time::sleep(DRAIN_POLL).await;
     }
 }
 

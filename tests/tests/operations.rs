@@ -1,5 +1,6 @@
 //! Running an edge: reload and drain under load, certificates that change, probes, metrics, and every file in `conf/`.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -41,8 +42,8 @@ impl Load {
                             Err(error) => wrong.push(error.to_string()),
                         },
                         Ok(response) => wrong.push(format!("{response:?}")),
-                        // Nobody accepts any more: what matters is what was accepted.
-                        Err(error) if error.is_connect() => {}
+                        // Nobody listens any more: what matters is what was accepted.
+                        Err(error) if is_refused(&error) => break,
                         Err(error) => wrong.push(format!("{url}: {error:?}")),
                     }
                 }
@@ -78,6 +79,22 @@ impl Load {
     }
 }
 
+fn is_refused(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.kind() == io::ErrorKind::ConnectionRefused;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Shakes hands for every request.
+fn on_new_connections() -> reqwest::Client {
+    client::builder().pool_max_idle_per_host(0).build().expect("a client")
+}
+
 fn site(origin: &Origin, name: &str) -> String {
     format!(
         "upstreams: {{ origin: {{ servers: [{{ address: \"{}\" }}] }} }}\n\
@@ -99,15 +116,16 @@ fn whole_site(origin: &Origin, name: &str, component: &str) -> String {
 }
 
 /// What [`whole_site`] serves, over both protocols.
-fn whole_load(edge: &Edge) -> Load {
-    Load::start([
+fn whole_load(edge: &Edge, client: fn() -> reqwest::Client) -> Load {
+    let urls = [
         edge.url("/"),
         edge.url("/hello"),
         edge.url("/cache"),
         edge.https_url("/"),
         edge.https_url("/hello"),
         edge.https_url("/cache"),
-    ])
+    ];
+    Load::with(client, urls)
 }
 
 #[tokio::test]
@@ -115,7 +133,7 @@ async fn no_request_fails_while_configurations_are_replaced() {
     let origin = Origin::start();
     origin.reply("/", Reply::ok("page"));
     let mut edge = Edge::start(&whole_site(&origin, "first", "probe-p2.wasm")).await;
-    let load = whole_load(&edge);
+    let load = whole_load(&edge, client::client);
     for (name, component) in [
         ("second", "probe-p2.wasm"),
         ("third", "probe-p3.wasm"),
@@ -172,6 +190,50 @@ async fn a_drain_finishes_what_it_accepted() {
     assert!(edge.log().contains("drained"));
 }
 
+/// On connections that are kept and on new ones, over both protocols: each is served whole or refused by a closed port.
+#[tokio::test]
+async fn a_drain_fails_no_request() {
+    let origin = Origin::start();
+    origin.reply("/", Reply::ok("page"));
+    let mut edge = Edge::start(&whole_site(&origin, "site", "probe-p3.wasm")).await;
+    let loads = [client::client, on_new_connections].map(|client| whole_load(&edge, client));
+    for load in &loads {
+        load.answered(20).await;
+    }
+    edge.signal(Signal::Terminate);
+    assert!(edge.wait().await.success());
+    for load in loads {
+        load.finish().await;
+    }
+    assert!(edge.log().contains("drained"), "{}", edge.log());
+}
+
+#[tokio::test]
+async fn a_connection_that_has_not_asked_yet_is_answered_while_the_edge_drains() {
+    let origin = Origin::start();
+    let gate = Gate::new();
+    origin.reply("/", Reply::ok("page"));
+    origin.reply("/held", Reply::ok("held page").after(&gate));
+    let mut edge = Edge::start(&site(&origin, "site")).await;
+    let held = tokio::spawn(client::get(Box::leak(edge.url("/held").into_boxed_str())));
+    gate.reached_by(1).await;
+    let mut silent = Connection::open(edge.address()).await;
+    edge.signal(Signal::Terminate);
+    wait_for("the listener to be closed", async || {
+        tokio::net::TcpStream::connect(edge.address())
+            .await
+            .is_err()
+            .then_some(())
+    })
+    .await;
+    silent.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let response = silent.receive().await;
+    assert_eq!((response.text().as_str(), response.complete), ("page", true));
+    gate.open();
+    held.await.expect("no panic");
+    assert!(edge.wait().await.success());
+}
+
 #[tokio::test]
 async fn tls_speaks_both_protocols_and_certificates_change_while_it_serves() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -191,10 +253,7 @@ async fn tls_speaks_both_protocols_and_certificates_change_while_it_serves() {
         assert_eq!(response.text().await.expect("a body"), "secure");
     }
     // A half-written renewal is not served; the whole one is. Nobody notices either, though everybody shakes hands anew.
-    let load = Load::with(
-        || client::builder().pool_max_idle_per_host(0).build().expect("a client"),
-        [edge.https_url("/")],
-    );
+    let load = Load::with(on_new_connections, [edge.https_url("/")]);
     load.answered(20).await;
     std::fs::write(folder.path().join("site.pem"), "half").expect("writing");
     edge.logs("certificates not reloaded").await;
