@@ -37,7 +37,9 @@ pub(crate) fn open(path: &Path) -> Result<Arc<Edge>, OpenError> {
         .map_err(|problem| certificate_problem(&document, problem, Colour::Plain))?;
     let access_log = AccessLogger::open(&config.access_log).map_err(OpenError::AccessLog)?;
     let cache = ResponseCache::new(&config.cache);
-    let settings = RuntimeSettings::new(config.data_dir.join("artifacts"));
+    let concurrency = config.handlers.values().map(|handler| handler.limits.concurrency);
+    let places = concurrency.fold(0, usize::saturating_add);
+    let settings = RuntimeSettings::new(config.data_dir.join("artifacts")).with_places(places);
     let runtime = Runtime::start(settings).map_err(OpenError::Runtime)?;
     let housekeeping = housekeeping_threads()?;
     let generation = Generation::build(document, &runtime, None, Purpose::Serve, housekeeping.handle())?;

@@ -11,13 +11,17 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
 /// Bytes held for a guest that is slower than the client.
 const SOFT_BOUND_BYTES: usize = 256 * 1024;
@@ -101,6 +105,15 @@ pub struct RequestBodyWriter {
 impl RequestBodyWriter {
     /// Hands over `data`, waiting for the guest as the module says.
     pub async fn write(&mut self, data: Bytes) -> Result<(), BodyRefused> {
+        self.hand_over(data, None).await
+    }
+
+    /// The same, but waits for no longer than `patience` each time; then `data` is held beyond the bound.
+    pub async fn write_within(&mut self, data: Bytes, patience: Duration) -> Result<(), BodyRefused> {
+        self.hand_over(data, Some(Instant::now() + patience)).await
+    }
+
+    async fn hand_over(&mut self, data: Bytes, deadline: Option<Instant>) -> Result<(), BodyRefused> {
         if data.is_empty() {
             return Ok(());
         }
@@ -119,14 +132,18 @@ impl RequestBodyWriter {
                 if state.guest_ended {
                     return Ok(());
                 }
-                if state.held < SOFT_BOUND_BYTES || state.output_blocked {
+                let waited_enough = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+                if state.held < SOFT_BOUND_BYTES || state.output_blocked || waited_enough {
                     state.held += data.len();
                     state.chunks.push_back(data);
                     wake(&mut state);
                     return Ok(());
                 }
             }
-            room.await;
+            match deadline {
+                Some(deadline) => drop(timeout_at(deadline, room).await),
+                None => room.await,
+            }
         }
     }
 
@@ -230,6 +247,7 @@ mod tests {
             writer.write(chunk(1)).now_or_never().is_none(),
             "over the bound, the guest could read"
         );
+        writer.write_within(chunk(1), Duration::ZERO).await.unwrap();
         body.gate.set_output_blocked(true);
         writer.write(chunk(1)).await.unwrap();
     }

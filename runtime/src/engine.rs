@@ -18,6 +18,7 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 use crate::{
     artifact::Artifacts,
     handler::{Handler, HandlerSpec, LoadError},
+    places::Places,
 };
 
 /// The resolution of `limits.cpu`; also how long a computing guest may keep a thread before it must yield.
@@ -25,6 +26,11 @@ pub(crate) const EPOCH_TICK: Duration = Duration::from_millis(5);
 
 /// Largest linear memory of any instance; `limits.memory` is refused above it. Slots reserve address space, not memory.
 pub(crate) const MAX_MEMORY_BYTES: u64 = 1 << 30;
+
+/// Places that there are whatever the first configuration says: a reload may bring more handlers.
+const MIN_INSTANCES: u32 = 1000;
+/// Two stacks for each, and for each stack a mapping and its guard page: 16,000 of the 65,530 mappings Linux allows.
+const MAX_INSTANCES: u32 = 4000;
 
 /// How the handler host is set up; one per process.
 #[derive(Clone, Debug)]
@@ -46,9 +52,23 @@ impl RuntimeSettings {
         RuntimeSettings {
             artifact_dir,
             worker_threads: std::thread::available_parallelism().map_or(2, |cores| cores.get()),
-            instances: 1000,
+            instances: MIN_INSTANCES,
             keep_resident_bytes: 1 << 20,
         }
+    }
+
+    /// Places for as many requests as all handlers together may run at the same time, between 1,000 and 4,000.
+    pub fn with_places(mut self, wanted: usize) -> RuntimeSettings {
+        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
+        self.instances = wanted.clamp(MIN_INSTANCES, MAX_INSTANCES);
+        if wanted > MAX_INSTANCES {
+            tracing::warn!(
+                wanted,
+                places = MAX_INSTANCES,
+                "handlers may run more requests together than there are places"
+            );
+        }
+        self
     }
 }
 
@@ -66,6 +86,7 @@ pub enum StartError {
 pub struct Runtime {
     pub(crate) engine: Engine,
     pub(crate) artifacts: Artifacts,
+    pub(crate) places: Arc<Places>,
     threads: Option<tokio::runtime::Runtime>,
     ticking: Arc<AtomicBool>,
 }
@@ -89,6 +110,7 @@ impl Runtime {
         Ok(Arc::new(Runtime {
             engine,
             artifacts,
+            places: Arc::default(),
             threads: Some(threads),
             ticking,
         }))
@@ -162,4 +184,25 @@ fn tick(engine: Engine, ticking: Arc<AtomicBool>) -> io::Result<()> {
     };
     std::thread::Builder::new().name("epoch".to_owned()).spawn(tick)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_place_for_every_request_within_bounds() {
+        for (wanted, places) in [(0, 1000), (2 * 256, 1000), (3000, 3000), (usize::MAX, 4000)] {
+            let settings = RuntimeSettings::new(PathBuf::new()).with_places(wanted);
+            assert_eq!(settings.instances, places, "{wanted}");
+        }
+    }
+
+    #[test]
+    fn the_largest_pool_fits_a_process() {
+        let settings = RuntimeSettings::new(PathBuf::new()).with_places(MAX_INSTANCES as usize);
+        let mut config = Config::new();
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&settings)));
+        Engine::new(&config).unwrap();
+    }
 }

@@ -13,9 +13,9 @@ use std::{
 
 use selvedge_schema::HandlerLimits;
 use thiserror::Error;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout_at};
 use wasmtime::{
-    Store, UpdateDeadline,
+    PoolConcurrencyLimitError, Store, UpdateDeadline,
     component::{Component, Linker, ResourceTable},
 };
 use wasmtime_wasi::WasiCtx;
@@ -41,6 +41,8 @@ use crate::{
 const RESOURCES: usize = 4096;
 /// Bytes of one header section as the guest builds it, with the overhead of its representation.
 const FIELDS_OVERHEAD: u64 = 2;
+/// How long an idle instance may take to give up its place.
+const GIVING_WAY: Duration = Duration::from_millis(100);
 /// Bytes one call for random bytes may ask for.
 const RANDOM_BYTES: u64 = 1 << 20;
 
@@ -277,6 +279,26 @@ impl HandlerState for Instances {
     type WorkerState = InstanceState;
 
     async fn instantiate(&self) -> wasmtime::Result<Instance<GuestState, Expiration, InstanceState>> {
+        let deadline = tokio::time::Instant::now() + self.limits.queue.max(GIVING_WAY);
+        loop {
+            let left = self.runtime.places.left();
+            tokio::pin!(left);
+            left.as_mut().enable();
+            match self.instance().await {
+                Err(error) if error.is::<PoolConcurrencyLimitError>() => {
+                    self.runtime.places.ask_for_one();
+                    if timeout_at(deadline, left).await.is_err() {
+                        return Err(error);
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+impl Instances {
+    async fn instance(&self) -> wasmtime::Result<Instance<GuestState, Expiration, InstanceState>> {
         let started = Instant::now();
         let control = Control::new(&self.limits);
         let mut store = self.store(&control);
@@ -290,6 +312,7 @@ impl HandlerState for Instances {
             true => (self.limits.reuse as usize, self.limits.reuse_concurrency as usize),
             false => (1, 1),
         };
+        let place = self.runtime.places.take();
         Ok(Instance {
             store,
             proxy,
@@ -298,19 +321,19 @@ impl HandlerState for Instances {
                 control: Arc::clone(&control),
                 idle: self.limits.idle,
                 wall: self.limits.wall,
+                place: Arc::clone(&place),
                 sleep: Box::pin(tokio::time::sleep(self.limits.idle)),
             },
             state: InstanceState {
                 control,
                 reuse,
                 reuse_concurrency,
+                place,
                 counters: Arc::clone(&self.counters),
             },
         })
     }
-}
 
-impl Instances {
     fn store(&self, control: &Arc<Control>) -> Store<GuestState> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES);

@@ -37,6 +37,7 @@ use crate::{
     engine::EPOCH_TICK,
     failure::{CpuLimitReached, Failure},
     handler::Counters,
+    places::Place,
 };
 
 /// How often an instance looks at its deadlines while it runs.
@@ -309,11 +310,17 @@ pub(crate) struct Expiration {
     pub(crate) control: Arc<Control>,
     pub(crate) idle: Duration,
     pub(crate) wall: Duration,
+    pub(crate) place: Arc<Place>,
     pub(crate) sleep: Pin<Box<Sleep>>,
 }
 
 impl WorkerExpiration for Expiration {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>, status: WorkerStatus, start: Instant) -> Poll<()> {
+        match status {
+            WorkerStatus::Idle if self.place.poll_idle(context, start) => return Poll::Ready(()),
+            WorkerStatus::Idle => {}
+            WorkerStatus::Requests | WorkerStatus::PostReturn => self.place.busy(),
+        }
         loop {
             let now = Instant::now();
             if self.is_over(status, start, now) {
@@ -362,6 +369,7 @@ pub(crate) struct InstanceState {
     pub(crate) control: Arc<Control>,
     pub(crate) reuse: usize,
     pub(crate) reuse_concurrency: usize,
+    pub(crate) place: Arc<Place>,
     pub(crate) counters: Arc<Counters>,
 }
 
@@ -406,6 +414,7 @@ impl WorkerState for InstanceState {
             call.instance_ended();
         }
         drop(store);
+        self.place.leave();
         self.counters.instances.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: `engine` starts wasmtime and the handlers' own threads; `artifact` turns a component into machine
 //! code once; `handler` links it to exactly its capabilities; `invocation` is one request through it; `instance` decides
-//! how long an instance lives; `body` moves the bytes; `failure` names every way it can go wrong.
+//! how long an instance lives, `places` who gives way; `body` moves the bytes; `failure` names every way it can go wrong.
 //!
 //! Invariants: a guest's trap, limit or panic is its request's failure and never the process's; a response that did not
 //! end cleanly is an error and never an end; a guest has no file, no socket, no environment and no database but those
@@ -20,6 +20,7 @@ mod handler;
 mod instance;
 mod invocation;
 mod output;
+mod places;
 
 pub use bindings::Bindings;
 pub use body::{BodyRefused, RequestBody, RequestBodyWriter, request_body};

@@ -303,6 +303,29 @@ async fn an_application_for_spin_runs_unchanged() {
 }
 
 #[tokio::test]
+async fn an_idle_instance_gives_up_its_place_to_another_handler() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = RuntimeSettings::new(dir.path().join("artifacts"));
+    settings.instances = 2;
+    let runtime = Runtime::start(settings).unwrap();
+    let kept = HandlerLimits {
+        idle: Duration::from_secs(3600),
+        wall: Duration::from_secs(3600),
+        ..HandlerLimits::default()
+    };
+    let handlers = GUESTS.map(|guest| [load(&runtime, guest, kept.clone()), load(&runtime, guest, kept.clone())]);
+    let busy = &handlers[1][0];
+    let mut running = get(busy, "/sleep-mid?ms=3600000");
+    running.response_head().await.unwrap();
+    for handler in handlers.iter().flatten().chain([&handlers[1][1]]).cycle().take(20) {
+        if !Arc::ptr_eq(handler, busy) {
+            collect(&mut get(handler, "/hello")).await.unwrap();
+        }
+    }
+    assert_eq!(busy.stats().instances, 1, "who is busy keeps it");
+}
+
+#[tokio::test]
 async fn when_all_instances_of_the_process_are_in_use_a_handler_is_overloaded() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = RuntimeSettings::new(dir.path().join("artifacts"));
