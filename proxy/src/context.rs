@@ -18,6 +18,7 @@ use crate::{
     edge::Edge,
     fail::Verdict,
     generation::{BuiltRoute, BuiltTarget, Generation},
+    upload::Upload,
     upstreams::{Picked, ServerIndex, UpstreamSet},
 };
 
@@ -47,6 +48,8 @@ pub struct RequestContext {
     /// How many of the route's filters saw the request; exactly these see the response.
     pub(crate) filters_entered: usize,
     pub(crate) attempt: Attempt,
+    /// The request body a handler is being sent.
+    pub(crate) upload: Option<Arc<Upload>>,
     /// What the client has seen of databases, and what it sees now.
     pub(crate) brought: Arc<Brought>,
     /// Why the first choice did not answer, and what answered instead.
@@ -145,6 +148,7 @@ impl RequestContext {
             filter_state: FilterState::default(),
             filters_entered: 0,
             attempt: Attempt::NotStarted,
+            upload: None,
             brought: Arc::default(),
             failure: None,
             refused: None,

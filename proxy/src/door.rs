@@ -43,15 +43,23 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use crate::handler_session::HandlerConnector;
+use crate::{handler_session::HandlerConnector, socket};
 
 tokio::task_local! {
     /// The clock of the HTTP/1 connection this task serves; absent for HTTP/2 streams and background regenerations.
     static CONNECTION: Arc<Clock>;
+    /// Its socket.
+    static SOCKET: UniqueIDType;
 }
 
 /// How far past `header_bytes` a header may be buffered, so that the refusal can still be a 431 instead of a cut.
 const HEADER_SLACK_BYTES: u64 = 64 * 1024;
+
+/// Whether the client has ended the HTTP/1 connection this task serves, however much of what it sent is unread. Of
+/// HTTP/2 connections this says nothing.
+pub(crate) fn client_has_left() -> bool {
+    SOCKET.try_with(|socket| socket::has_left(*socket)).unwrap_or(false)
+}
 
 /// Tells the connection's clock that the request header is complete.
 pub(crate) fn header_complete() {
@@ -285,6 +293,7 @@ where
                 header_bytes: limits.header_bytes,
             });
             clock.arm(limits.header_timeout);
+            let socket = stream.id();
             let guarded = GuardedStream {
                 inner: stream,
                 clock: Arc::clone(&clock),
@@ -307,7 +316,8 @@ where
                     reused = proxy.process_new_http(session, &shutdown).await;
                 }
             };
-            CONNECTION.scope(Arc::clone(&clock), requests).await;
+            let requests = CONNECTION.scope(Arc::clone(&clock), requests);
+            SOCKET.scope(socket, requests).await;
             None
         })
     })

@@ -15,6 +15,7 @@ use std::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::HeaderMap;
 use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCacheable, key::HashBinary};
 use pingora_core::{
     apps::HttpServerOptions,
@@ -169,6 +170,44 @@ impl ProxyHttp for EdgeProxy {
         context: &mut RequestContext,
     ) -> Result<()> {
         origin::receive_response(&self.0, session, response, context)
+    }
+
+    // How much of a handler's answer is on its way.
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end: bool,
+        context: &mut RequestContext,
+    ) -> Result<Option<Duration>> {
+        if let (Some(upload), Some(body)) = (&context.upload, body) {
+            upload.passed_bytes(body.len());
+        }
+        Ok(None)
+    }
+
+    fn upstream_response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        _trailers: &mut HeaderMap,
+        context: &mut RequestContext,
+    ) -> Result<()> {
+        if let Some(upload) = &context.upload {
+            upload.passed_trailers();
+        }
+        Ok(())
+    }
+
+    // A handler's answer is complete and its request is not: has the client all of it?
+    async fn upstream_custom_message_proxy_filter(
+        &self,
+        session: &mut Session,
+        _question: Bytes,
+        context: &mut RequestContext,
+        _last: bool,
+    ) -> Result<Option<Bytes>> {
+        respond::end_with_answer(session, context).await?;
+        Ok(None)
     }
 
     // Is the answer stored, and for how long?

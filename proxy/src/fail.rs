@@ -196,6 +196,8 @@ pub(crate) fn handler_error(failure: Failure) -> Box<Error> {
 
 /// The request body outgrew the limit while it was streaming.
 pub(crate) const BODY_TOO_LARGE: ErrorType = ErrorType::Custom("request_body_too_large");
+/// The answer is complete and the client still sends: what ends the request is not a failure.
+pub(crate) const ANSWERED_EARLY: ErrorType = ErrorType::Custom("answered_early");
 /// Every server of the upstream was tried or is unusable.
 pub(crate) const NO_SERVER: ErrorType = ErrorType::Custom("no_server_left");
 /// The handler's component could not be loaded when the process started.
@@ -240,6 +242,13 @@ pub(crate) fn judge(error: &Error) -> Verdict {
             "request_body_too_large" => row(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "request_body_too_large",
+                "http_request_error",
+                Downstream,
+                false,
+            ),
+            "answered_early" => row(
+                StatusCode::OK,
+                "answered_early",
                 "http_request_error",
                 Downstream,
                 false,

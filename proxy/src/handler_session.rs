@@ -8,6 +8,11 @@
 //! an end; hop-by-hop fields cross in neither direction (pingora does not clean them on this path); a response without
 //! body (HEAD, 204, 304) yields none whatever the guest writes; writing the request body never deadlocks against a guest
 //! that is blocked on its output (the bound is soft there, see [`selvedge_runtime::RequestBodyWriter`]).
+//!
+//! pingora joins four things into one exchange: the body towards the guest, the answer from it, and side-band messages each
+//! way, of which there are none. What would forward them towards the guest watches over the body instead, see
+//! [`crate::upload`]: when it fails, the exchange does. The other way goes one message without contents, again and again, once
+//! the answer is complete: "has the client all of it?" is a question only the phase that receives it can answer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +34,10 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use selvedge_runtime::{BodyRefused, Handler, Invocation, RequestBodyWriter, request_body};
 
-use crate::fail::handler_error;
+use crate::{
+    fail::handler_error,
+    upload::{Answer, Upload},
+};
 
 /// What the session needs to start the guest; travels in the request header's extensions.
 #[derive(Clone)]
@@ -83,11 +91,13 @@ impl Connector for HandlerConnector {
 pub struct HandlerSession {
     invocation: Option<Invocation>,
     body_writer: Option<RequestBodyWriter>,
+    upload: Option<Arc<Upload>>,
     response: Option<ResponseHeader>,
     /// The response has no body by RFC 9110 section 6.4.1.
     bodiless: bool,
     head_request: bool,
     body_ended: bool,
+    body_bytes: u64,
 }
 
 impl HandlerSession {
@@ -108,6 +118,7 @@ impl Session for HandlerSession {
                 "request for a handler without a handler call attached",
             )
         })?;
+        self.upload = head.extensions.remove::<Arc<Upload>>();
         strip_hop_by_hop(&mut head.headers);
         head.uri = absolute(&head.uri, &call)?;
         let content_length = head
@@ -128,7 +139,7 @@ impl Session for HandlerSession {
 
     async fn write_request_body(&mut self, data: Bytes, end: bool) -> Result<()> {
         if let Some(writer) = self.body_writer.as_mut() {
-            write_body(writer, data).await?;
+            write_body(writer, data, self.upload.as_deref()).await?;
             if end {
                 writer.finish();
             }
@@ -161,6 +172,7 @@ impl Session for HandlerSession {
         }
         let chunk = self.invocation()?.next_chunk().await.map_err(handler_error)?;
         self.body_ended = chunk.is_none();
+        self.body_bytes += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
         Ok(chunk)
     }
 
@@ -197,10 +209,17 @@ impl Session for HandlerSession {
     }
 
     async fn read_trailers(&mut self) -> Result<Option<HeaderMap>> {
-        if self.bodiless {
-            return Ok(None);
+        let trailers = match self.bodiless {
+            true => None,
+            false => self.invocation()?.trailers(),
+        };
+        if let Some(upload) = &self.upload {
+            upload.answered(Answer {
+                bytes: self.body_bytes,
+                trailers: trailers.is_some(),
+            });
         }
-        Ok(self.invocation()?.trailers())
+        Ok(trailers)
     }
 
     fn fd(&self) -> UniqueIDType {
@@ -215,6 +234,7 @@ impl Session for HandlerSession {
         let writer = self.body_writer.take()?;
         Some(Box::new(GuestBody {
             writer,
+            upload: self.upload.clone(),
             finished: false,
         }))
     }
@@ -223,9 +243,15 @@ impl Session for HandlerSession {
         Ok(())
     }
 
-    // Side-band messages do not exist here, but pingora fails the request without a reader and a writer.
+    // pingora fails the request without a reader and a writer.
     fn take_custom_message_reader(&mut self) -> Option<Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync>> {
-        Some(Box::new(futures::stream::empty()))
+        let Some(upload) = self.upload.clone() else {
+            return Some(Box::new(futures::stream::empty()));
+        };
+        let questions = futures::stream::unfold(upload, |upload| async {
+            upload.outlived().await.then_some((Ok(Bytes::new()), upload))
+        });
+        Some(Box::new(Box::pin(questions)))
     }
 
     async fn drain_custom_messages(&mut self) -> Result<()> {
@@ -233,25 +259,32 @@ impl Session for HandlerSession {
     }
 
     fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
-        Some(Box::new(()))
+        match &self.upload {
+            Some(upload) => Some(Box::new(UploadWatch(Arc::clone(upload)))),
+            None => Some(Box::new(())),
+        }
     }
 }
 
 /// The request body on its way to the guest. Dropped before [`BodyWrite::finish`], the guest sees an error, not an end.
 struct GuestBody {
     writer: RequestBodyWriter,
+    upload: Option<Arc<Upload>>,
     finished: bool,
 }
 
 #[async_trait]
 impl BodyWrite for GuestBody {
     async fn write_all_buf(&mut self, data: &mut Bytes) -> Result<()> {
-        write_body(&mut self.writer, data.split_to(data.len())).await
+        write_body(&mut self.writer, data.split_to(data.len()), self.upload.as_deref()).await
     }
 
     async fn finish(&mut self) -> Result<()> {
         self.finished = true;
         self.writer.finish();
+        if let Some(upload) = &self.upload {
+            upload.end();
+        }
         Ok(())
     }
 
@@ -270,9 +303,38 @@ impl Drop for GuestBody {
     }
 }
 
+/// Takes no message; pingora ends it at once, as nobody sends any, and waits until it has ended.
+struct UploadWatch(Arc<Upload>);
+
+#[async_trait]
+impl CustomMessageWrite for UploadWatch {
+    fn set_write_timeout(&mut self, _timeout: Option<Duration>) {}
+
+    async fn write_custom_message(&mut self, _message: Bytes) -> Result<()> {
+        Ok(())
+    }
+
+    async fn finish_custom(&mut self) -> Result<()> {
+        self.0.watch().await
+    }
+}
+
 /// A body that is too large is not refused here: the invocation fails with it, and that answers 413 in order.
-async fn write_body(writer: &mut RequestBodyWriter, data: Bytes) -> Result<()> {
-    match writer.write(data).await {
+async fn write_body(writer: &mut RequestBodyWriter, data: Bytes, upload: Option<&Upload>) -> Result<()> {
+    let Some(upload) = upload else {
+        return written(writer.write(data).await);
+    };
+    upload.handing_over(true);
+    let outcome = match upload.patience() {
+        Some(patience) => writer.write_within(data, patience).await,
+        None => writer.write(data).await,
+    };
+    upload.handing_over(false);
+    written(outcome)
+}
+
+fn written(outcome: Result<(), BodyRefused>) -> Result<()> {
+    match outcome {
         Ok(()) | Err(BodyRefused::TooLarge) => Ok(()),
         Err(refused @ BodyRefused::Endless) => Err(Error::because(
             ErrorType::WriteError,

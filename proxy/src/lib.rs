@@ -28,6 +28,7 @@ mod response_cache;
 mod router;
 mod socket;
 mod static_files;
+mod upload;
 mod upstreams;
 
 mod access_log;

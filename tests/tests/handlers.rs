@@ -4,7 +4,7 @@ use std::path::Path;
 
 use selvedge_tests::client::{self, header};
 use selvedge_tests::executable::repository;
-use selvedge_tests::wait::wait_for;
+use selvedge_tests::wait::{wait_for, within};
 use selvedge_tests::{Connection, Edge, Origin, Reply};
 
 const INSTANCES: &str = "selvedge_handler_instances{handler=\"probe\"}";
@@ -445,6 +445,37 @@ async fn leaving_ends_the_guest(guest: &str) {
     }
 }
 
+/// More than is held for a guest that takes none of it.
+const UNREAD_BYTES: usize = 1 << 20;
+
+#[tokio::test]
+async fn a_client_that_leaves_while_its_guest_reads_nothing_ends_it() {
+    for guest in PROBES {
+        let edge = Edge::start(&probe_of(guest, "wall: 5m", "")).await;
+        let head = "POST /sleep?ms=200000 HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n";
+        for leave in [Connection::reset, drop] {
+            let mut leaving = Connection::open(edge.address()).await;
+            leaving.send(head).await;
+            instances_become(&edge, 1.0).await;
+            leaving.send(vec![b'x'; UNREAD_BYTES]).await;
+            leave(leaving);
+            instances_become(&edge, 0.0).await;
+        }
+        let (pieces, body) = client::streamed();
+        let upload = client::http2().post(edge.https_url("/sleep?ms=200000")).body(body);
+        let leaving = tokio::spawn(upload.send());
+        // HTTP/2 lets a client send only what there is room for: the edge has taken what it can.
+        for _ in 0..8 {
+            let piece = pieces.send(Ok(vec![b'x'; 64 * 1024].into()));
+            within("a piece to be taken", piece)
+                .await
+                .expect("the request is being sent");
+        }
+        leaving.abort();
+        instances_become(&edge, 0.0).await;
+    }
+}
+
 #[tokio::test]
 async fn a_full_handler_is_503_with_its_reason_and_is_free_again() {
     let edge = Edge::start(&probe("concurrency: 2, queue: 50ms, wall: 5m", "")).await;
@@ -834,6 +865,64 @@ async fn an_upload_that_goes_on_for_ever_is_cut_and_the_client_to_blame() {
         "{entry}"
     );
     nothing_is_in_flight(&edge).await;
+}
+
+/// RFC 9113 section 8.1. curl sends nothing more once it is refused, and then waits for the stream to end.
+#[tokio::test]
+async fn an_http2_client_is_not_asked_for_the_rest_of_what_is_answered_already() {
+    for guest in PROBES {
+        let filter = "filters: [{ jwt: { secret: 0123456789abcdef0123456789abcdef } }]";
+        let route = format!("    {filter}\n  - {{ match: {{ path: /status/401 }}, handler: probe }}\n");
+        let edge = Edge::start(&probe_of(guest, "wall: 5m", &route)).await;
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        file.as_file().set_len(8 << 20).expect("a length");
+        let file = file.path().display().to_string();
+        for path in ["/by-filter", "/status/401"] {
+            let url = edge.https_url(path);
+            let arguments = ["--http2", "--upload-file", &file, "--write-out", "%{http_code}", &url];
+            let Some(curl) = client::curl(&arguments).await else {
+                return;
+            };
+            assert_eq!(curl.exit, 0, "{guest} {path}: {}", curl.stderr);
+            assert!(curl.stdout.ends_with("401"), "{guest} {path}: {}", curl.stdout);
+        }
+        nothing_is_in_flight(&edge).await;
+    }
+}
+
+#[tokio::test]
+async fn an_http2_upload_that_rests_ends_with_its_answer() {
+    for guest in PROBES {
+        let edge = Edge::start(&probe_of(guest, "wall: 5m", "")).await;
+        for (path, status) in [("/early", 200), ("/status/204", 204), ("/trailers", 200)] {
+            resting_upload(&edge, path, status).await;
+        }
+        nothing_is_in_flight(&edge).await;
+    }
+}
+
+#[tokio::test]
+async fn an_http2_upload_that_rests_for_too_long_is_given_up() {
+    for guest in PROBES {
+        let yaml = probe_of(guest, "wall: 5m", "") + "limits: { body_timeout: 300ms }\n";
+        let edge = Edge::start(&yaml).await;
+        resting_upload(&edge, "/drain", 408).await;
+        nothing_is_in_flight(&edge).await;
+    }
+}
+
+/// Begins an upload and does not go on with it, until it is not wanted any more.
+async fn resting_upload(edge: &Edge, path: &str, status: u16) {
+    let (pieces, body) = client::streamed();
+    let upload = client::http2().post(edge.https_url(path)).body(body);
+    let answer = tokio::spawn(upload.send());
+    let piece = pieces.send(Ok("some".into())).await;
+    piece.expect("the request is being sent");
+    let answer = within("the answer", answer).await.expect("no panic");
+    let answer = answer.unwrap_or_else(|error| panic!("{path}: {error:?}"));
+    assert_eq!(answer.status(), status, "{path}");
+    answer.bytes().await.unwrap_or_else(|error| panic!("{path}: {error:?}"));
+    within("the upload to be given up", pieces.closed()).await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use crate::{
     access_log::AccessEntry,
     context::{Attempt, RequestContext},
     edge::Edge,
-    fail::{Blame, judge},
+    fail::{self, Blame, judge},
     phases::{caching, respond},
 };
 
@@ -20,6 +20,7 @@ pub(crate) fn finish(edge: &Edge, session: &mut Session, error: Option<&Error>, 
     }
     let status = respond::begun(session).map_or(0, |response| response.status.as_u16());
     let verdict = error.map(judge).or_else(|| context.refused.clone());
+    let error = error.filter(|error| *error.etype() != fail::ANSWERED_EARLY);
     // Nothing was written because nobody is left to read it.
     let status = match (&verdict, status) {
         (Some(verdict), 0) => verdict.status.as_u16(),

@@ -22,6 +22,7 @@ use crate::{
     generation::{BuiltTarget, HandlerSlot},
     handler_session::{HandlerCall, handler_peer},
     phases::{bookmarks, caching, respond},
+    upload::Upload,
 };
 
 /// The peer of this attempt. Called again for every retry.
@@ -104,6 +105,9 @@ pub(crate) fn after_failed_exchange(
     mut error: Box<Error>,
     reused: bool,
 ) -> Box<Error> {
+    if *error.etype() == fail::ANSWERED_EARLY {
+        return error;
+    }
     if matches!(context.attempt, Attempt::Handler) && is_end_of_client(&error) {
         error.as_down();
     }
@@ -229,6 +233,10 @@ pub(crate) async fn prepare_request(
                 request.insert_header(header::HOST, context.authority.as_str())?;
             }
             request.extensions_mut().insert(call);
+            context.upload = upload(session, context).map(Arc::new);
+            if let Some(upload) = &context.upload {
+                request.extensions_mut().insert(Arc::clone(upload));
+            }
             context.brought = bookmarks::of_request(session.req_header(), context);
             request.extensions_mut().insert(Arc::clone(&context.brought));
         }
@@ -239,6 +247,15 @@ pub(crate) async fn prepare_request(
         Attempt::NotStarted => {}
     }
     Ok(())
+}
+
+fn upload(session: &mut Session, context: &RequestContext) -> Option<Upload> {
+    let downstream = session.as_downstream_mut();
+    match downstream.is_http2() {
+        _ if downstream.is_body_empty() => None,
+        true => Some(Upload::http2(context.generation.document.config.limits.body_timeout)),
+        false => Some(Upload::http1()),
+    }
 }
 
 fn wants_continue(session: &Session) -> bool {

@@ -1,18 +1,18 @@
 //! Phase 5: what the client sees, whoever produced it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{Method, StatusCode, header};
-use pingora_error::{Error, ErrorType, Result};
+use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::{FailToProxy, Session};
 use selvedge_filters::Response;
 
 use crate::{
     context::RequestContext,
-    fail::{Verdict, judge},
+    fail::{self, Verdict, judge},
     phases::{bookmarks, caching},
     static_files::StaticAnswer,
 };
@@ -40,6 +40,30 @@ pub(crate) fn decorate(session: &mut Session, response: &mut ResponseHeader, con
     }
     bookmarks::describe(session, response, context)?;
     run_response_filters(response, context);
+    Ok(())
+}
+
+/// From an answer to the end of an HTTP/2 stream that is still sent to: curl 7.88 does not read an answer that comes
+/// together with the reset.
+pub(crate) const LINGER: Duration = Duration::from_millis(100);
+
+/// Over HTTP/2 a client that is answered early goes on sending until its stream is reset, which dropping it does.
+async fn linger(session: &mut Session) {
+    let downstream = session.as_downstream_mut();
+    if downstream.is_http2() && !downstream.is_body_done() {
+        downstream.set_total_drain_timeout(Some(LINGER));
+        let _ = downstream.drain_request_body().await;
+    }
+}
+
+/// Ends the request when its client has all of the answer and still sends: what it sends is for nobody. Dropping the
+/// unread rest resets the stream with `NO_ERROR` (RFC 9113 section 8.1).
+pub(crate) async fn end_with_answer(session: &mut Session, context: &RequestContext) -> Result<()> {
+    let written = begun(session).is_some() && !session.cache.enabled();
+    if written && context.upload.as_ref().is_some_and(|upload| upload.is_outlived()) {
+        session.as_downstream_mut().finish_body().await?;
+        return Err(Error::create(fail::ANSWERED_EARLY, ErrorSource::Downstream, None, None));
+    }
     Ok(())
 }
 
@@ -79,6 +103,7 @@ pub(crate) async fn send(
     if !no_body {
         session.write_response_body(Some(body), true).await?;
     }
+    linger(session).await;
     Ok(true)
 }
 
