@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod edge;
 pub mod executable;
+pub mod network;
 pub mod process;
 pub mod wait;
 
@@ -26,6 +27,7 @@ pub mod postgres;
 
 pub use agent::Agent;
 pub use edge::Edge;
+pub use network::Network;
 pub use nginx::Nginx;
 pub use origin::Origin;
 pub use postgres::Postgres;

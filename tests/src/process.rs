@@ -66,6 +66,18 @@ impl Process {
 
     /// Sends the signal; a process that has already ended gets none.
     pub fn signal(&mut self, signal: Signal) {
+        let id = libc::pid_t::try_from(self.child.id()).expect("a process id fits pid_t");
+        self.send(signal, id);
+    }
+
+    /// Sends the signal to everything in the process's group, as a terminal does. It must have been started as the
+    /// leader of a group.
+    pub fn signal_group(&mut self, signal: Signal) {
+        let id = libc::pid_t::try_from(self.child.id()).expect("a process id fits pid_t");
+        self.send(signal, -id);
+    }
+
+    fn send(&mut self, signal: Signal, id: libc::pid_t) {
         if self.ended().is_some() {
             return;
         }
@@ -77,7 +89,6 @@ impl Process {
             Signal::Pause => libc::SIGSTOP,
             Signal::Resume => libc::SIGCONT,
         };
-        let id = libc::pid_t::try_from(self.child.id()).expect("a process id fits pid_t");
         #[expect(unsafe_code, reason = "std sends no signal but SIGKILL")]
         // SAFETY: kill takes two integers. The child was not waited for above, so the id is still its own.
         let result = unsafe { libc::kill(id, number) };

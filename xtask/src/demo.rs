@@ -3,57 +3,76 @@
 //! Builds the executable and the site's database, starts a legacy backend (nginx when it is installed, else a small server
 //! of its own), serves `conf/quickstart.yaml` from one process, and the same site once more from a cluster: a primary and
 //! three PoPs. It ends cleanly on Ctrl-C: the terminal sends the signal to all of them, and this process waits until they
-//! have drained.
+//! have drained. Where one of them does not start, the others are ended.
+//!
+//! `SELVEDGE_EXE` names an executable to take instead of building one; `DATA_DIR` a folder to work in instead of
+//! `target/demo`, with a `dictionary.db` in it.
 
 mod cluster;
 mod legacy;
+mod running;
 
 use std::{
+    env,
+    ffi::OsString,
     fs,
-    path::Path,
-    process::{Child, Command},
+    path::{Path, PathBuf},
+    process::Command,
     thread,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::{data, tools};
 use cluster::Cluster;
+use running::Running;
 
 pub(crate) fn run() -> Result<()> {
     let root = tools::workspace_root();
     let path = tools::path_with_cmake()?;
-    println!("building the executable; the first time takes some minutes");
-    // What `cargo xtask test` builds too: another selection of targets would compile the dependencies once more.
-    tools::run("cargo", &["build", "--workspace", "--all-targets", "--locked"], &path)?;
-    data::dictionary(&root.join("target"))?;
-    let folder = root.join("target/demo");
+    let executable = executable(&path)?;
+    let folder = folder(&root)?;
     let legacy = legacy::Legacy::start(&folder, &path)?;
     let ready = folder.join("ready.json");
     let _ = fs::remove_file(&ready);
-    let executable = tools::target_dir()?.join("debug/selvedge");
-    let mut edge = Command::new(&executable)
+    let mut command = Command::new(&executable);
+    command
         .args(["run", "conf/quickstart.yaml", "--ready-file"])
         .arg(&ready)
+        .env("DATA_DIR", &folder)
         .env("LEGACY_PORT", legacy.port().to_string())
-        .current_dir(&root)
-        .spawn()
-        .context("cannot start the edge")?;
+        .current_dir(&root);
+    let mut edge = Running::start("the edge", &mut command)?;
     ignore_interrupt();
-    let addresses = wait_until_ready(&mut edge, &ready)?;
+    let addresses =
+        wait_until_ready(&mut edge, &ready).context("set HTTP_PORT, HTTPS_PORT or ADMIN_PORT if a port is in use")?;
     let cluster = Cluster::start(&root, &executable, &folder)?;
     println!("{}", invitation(&addresses, &legacy)?);
     println!("{}", cluster_invitation(&cluster)?);
-    let status = edge.wait().context("waiting for the edge")?;
+    edge.wait()?;
     cluster.wait()?;
-    legacy.stop();
     println!("stopped");
-    if !status.success() {
-        bail!("the edge ended with {status}");
-    }
     Ok(())
+}
+
+fn executable(path: &OsString) -> Result<PathBuf> {
+    if let Some(built) = env::var_os("SELVEDGE_EXE") {
+        return Ok(built.into());
+    }
+    println!("building the executable; the first time takes some minutes");
+    // What `cargo xtask test` builds too: another selection of targets would compile the dependencies once more.
+    tools::run("cargo", &["build", "--workspace", "--all-targets", "--locked"], path)?;
+    Ok(tools::target_dir()?.join("debug/selvedge"))
+}
+
+fn folder(root: &Path) -> Result<PathBuf> {
+    if let Some(folder) = env::var_os("DATA_DIR") {
+        return Ok(folder.into());
+    }
+    data::dictionary(&root.join("target"))?;
+    Ok(root.join("target/demo"))
 }
 
 /// The edge gets the terminal's Ctrl-C itself and drains; this process must live until it has.
@@ -65,14 +84,12 @@ fn ignore_interrupt() {
     }
 }
 
-fn wait_until_ready(edge: &mut Child, ready: &Path) -> Result<Value> {
+fn wait_until_ready(process: &mut Running, ready: &Path) -> Result<Value> {
     loop {
         if let Ok(text) = fs::read_to_string(ready) {
             return serde_json::from_str(&text).context("the ready file");
         }
-        if let Some(status) = edge.try_wait()? {
-            bail!("the edge ended with {status}; set HTTP_PORT, HTTPS_PORT or ADMIN_PORT if a port is in use");
-        }
+        process.is_running()?;
         thread::sleep(Duration::from_millis(50));
     }
 }

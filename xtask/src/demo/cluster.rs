@@ -3,13 +3,13 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus},
+    process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::wait_until_ready;
+use super::{running::Running, wait_until_ready};
 
 const POPS: u16 = 3;
 /// The first PoP's ports are one above the single machine's.
@@ -18,7 +18,7 @@ const ADMIN_PORT: u16 = 9181;
 
 pub(super) struct Cluster {
     /// In the order they are to end: proxies, their agents, the primary.
-    processes: Vec<(String, Child)>,
+    processes: Vec<Running>,
     /// What each PoP's proxy says of itself.
     pub(super) pops: Vec<Value>,
     /// What the primary says of itself.
@@ -34,7 +34,7 @@ impl Cluster {
         };
         let (primary, ready) = start.process("primary", "agent", "conf/primary.yaml", &[])?;
         let address = ready["agent"].as_str().context("the primary's address")?.to_owned();
-        let mut processes = vec![("primary".to_owned(), primary)];
+        let mut processes = vec![primary];
         let mut pops = Vec::new();
         for number in 0..POPS {
             let name = format!("pop{}", number + 1);
@@ -46,8 +46,7 @@ impl Cluster {
             ];
             let (agent, _) = start.process(&name, "agent", "conf/pop.yaml", &environment)?;
             let (proxy, ready) = start.process(&name, "run", "conf/pop.yaml", &environment)?;
-            processes.push((format!("{name}'s agent"), agent));
-            processes.push((format!("{name}'s proxy"), proxy));
+            processes.extend([agent, proxy]);
             pops.push(ready);
         }
         processes.reverse();
@@ -60,13 +59,7 @@ impl Cluster {
 
     /// Waits until all have ended, as the terminal has told them to.
     pub(super) fn wait(self) -> Result<()> {
-        for (name, mut process) in self.processes {
-            let status: ExitStatus = process.wait().with_context(|| format!("waiting for {name}"))?;
-            if !status.success() {
-                bail!("{name} ended with {status}");
-            }
-        }
-        Ok(())
+        self.processes.into_iter().try_for_each(Running::wait)
     }
 }
 
@@ -78,20 +71,27 @@ struct Start<'a> {
 
 impl Start<'_> {
     /// Starts `selvedge COMMAND FILE` with a folder of its own and waits until it serves.
-    fn process(&self, name: &str, command: &str, file: &str, environment: &[(&str, String)]) -> Result<(Child, Value)> {
+    fn process(
+        &self,
+        name: &str,
+        command: &str,
+        file: &str,
+        environment: &[(&str, String)],
+    ) -> Result<(Running, Value)> {
         let data: PathBuf = self.folder.join(name);
         fs::create_dir_all(&data)?;
         let ready = data.join(format!("{command}.json"));
         let _ = fs::remove_file(&ready);
-        let mut process = Command::new(self.executable)
+        let mut start = Command::new(self.executable);
+        start
             .args(["--log", "warn", command, file, "--ready-file"])
             .arg(&ready)
             .env("DATA_DIR", &data)
+            .env("SEED", self.folder.join("dictionary.db"))
             .envs(environment.iter().map(|(name, value)| (name, value)))
-            .current_dir(self.root)
-            .spawn()
-            .with_context(|| format!("cannot start {name}"))?;
-        let ready = wait_until_ready(&mut process, &ready).with_context(|| format!("{name}, `selvedge {command}`"))?;
+            .current_dir(self.root);
+        let mut process = Running::start(&format!("{name}'s `selvedge {command}`"), &mut start)?;
+        let ready = wait_until_ready(&mut process, &ready)?;
         Ok((process, ready))
     }
 }

@@ -6,12 +6,13 @@ use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     path::Path,
-    process::{Child, Command},
+    process::Command,
     thread,
 };
 
 use anyhow::{Context, Result};
 
+use super::running::Running;
 use crate::tools::with_server_folders;
 
 const PAGE: &str = "<!doctype html><meta charset=utf-8><title>Legacy</title>\n\
@@ -19,7 +20,7 @@ const PAGE: &str = "<!doctype html><meta charset=utf-8><title>Legacy</title>\n\
     <h1>The site you had before</h1>\n<p>This page comes from the legacy backend, through the edge.\n";
 
 pub(super) enum Legacy {
-    Nginx { process: Child, port: u16 },
+    Nginx { _process: Running, port: u16 },
     Own { port: u16 },
 }
 
@@ -45,7 +46,7 @@ impl Legacy {
         fs::write(
             &configuration,
             format!(
-                "daemon off; worker_processes 1; pid \"{quoted}/nginx.pid\"; error_log stderr warn;\n\
+                "daemon off; master_process off; pid \"{quoted}/nginx.pid\"; error_log stderr warn;\n\
                  events {{ worker_connections 256; }}\n\
                  http {{ access_log off; client_body_temp_path \"{quoted}/body\"; proxy_temp_path \"{quoted}/proxy\";\n\
                  fastcgi_temp_path \"{quoted}/fastcgi\"; uwsgi_temp_path \"{quoted}/uwsgi\"; scgi_temp_path \"{quoted}/scgi\";\n\
@@ -55,15 +56,17 @@ impl Legacy {
                  location / {{ try_files $uri /index.html; }} }} }}\n"
             ),
         )?;
-        let process = Command::new("nginx")
+        let mut command = Command::new("nginx");
+        command
             .env("PATH", with_server_folders(path))
             .arg("-p")
             .arg(&folder)
             .arg("-c")
-            .arg(&configuration)
-            .spawn()
-            .context("cannot start nginx")?;
-        Ok(Legacy::Nginx { process, port })
+            .arg(&configuration);
+        Ok(Legacy::Nginx {
+            _process: Running::start("nginx", &mut command)?,
+            port,
+        })
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -76,14 +79,6 @@ impl Legacy {
         match self {
             Legacy::Nginx { .. } => "nginx",
             Legacy::Own { .. } => "a server of the demo's own, as nginx is not installed",
-        }
-    }
-
-    pub(super) fn stop(self) {
-        if let Legacy::Nginx { mut process, .. } = self {
-            // It may have ended by the terminal's signal already.
-            let _ = process.kill();
-            let _ = process.wait();
         }
     }
 }
