@@ -188,3 +188,22 @@ fn open_error(doing: &'static str, path: &Path, error: rusqlite::Error) -> OpenE
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_writer_commits_is_on_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = Connection::open_writer(&folder.path().join("site.db")).unwrap();
+        let pragma = |name: &str| writer.ours(|raw| raw.pragma_query_value(None, name, |row| row.get::<_, String>(0)));
+        let number = |name: &str| writer.ours(|raw| raw.pragma_query_value(None, name, |row| row.get::<_, i64>(0)));
+        assert_eq!(pragma("journal_mode").unwrap(), "wal");
+        assert_eq!(
+            number("synchronous").unwrap(),
+            2,
+            "FULL: in a write-ahead log each commit is synced"
+        );
+    }
+}

@@ -459,6 +459,14 @@ mod tests {
         assert_eq!(thread.depth.borrow().rows, 1);
     }
 
+    #[test]
+    fn what_it_takes_is_on_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let connection = open_file(&directory.path().join("queue.db")).unwrap();
+        let synchronous = connection.pragma_query_value(None, "synchronous", |row| row.get::<_, i64>(0));
+        assert_eq!(synchronous.unwrap(), 2, "FULL");
+    }
+
     #[tokio::test]
     async fn it_is_bounded_in_rows_and_bytes() {
         let directory = tempfile::tempdir().unwrap();
