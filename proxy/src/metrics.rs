@@ -9,7 +9,10 @@ use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVe
 
 use selvedge_replication::agent::DatabaseStatus;
 
-use crate::{edge::Edge, generation::HandlerSlot};
+use crate::{
+    edge::Edge,
+    generation::{Generation, HandlerSlot},
+};
 
 /// Seconds. From a hit in memory to a page that needs half a minute.
 const BUCKETS: &[f64] = &[
@@ -145,6 +148,17 @@ pub(crate) fn render(edge: &Edge) -> String {
 fn samples(edge: &Edge) -> Registry {
     let samples = Samples(Registry::new());
     let generation = edge.generation();
+    process(&samples, edge, &generation);
+    cache(&samples, edge);
+    handlers(&samples, &generation);
+    servers(&samples, &generation);
+    databases(&samples, &generation);
+    replicas(&samples, &generation);
+    certificates(&samples, edge);
+    samples.0
+}
+
+fn process(samples: &Samples, edge: &Edge, generation: &Generation) {
     samples.set(
         "selvedge_config_generation",
         "Number of the configuration that serves.",
@@ -175,6 +189,12 @@ fn samples(edge: &Edge) -> Registry {
         "Log lines lost.",
         edge.access_log.dropped(),
     );
+    if let Some(bytes) = resident_bytes() {
+        samples.set("process_resident_memory_bytes", "Resident memory.", bytes);
+    }
+}
+
+fn cache(samples: &Samples, edge: &Edge) {
     let cache = edge.cache.stats();
     samples.set("selvedge_cache_bytes", "Memory of stored responses.", cache.bytes);
     samples.set("selvedge_cache_entries", "Stored responses.", cache.entries);
@@ -184,9 +204,9 @@ fn samples(edge: &Edge) -> Registry {
         "Responses that made room.",
         cache.evictions,
     );
-    if let Some(bytes) = resident_bytes() {
-        samples.set("process_resident_memory_bytes", "Resident memory.", bytes);
-    }
+}
+
+fn handlers(samples: &Samples, generation: &Generation) {
     let handlers = generation.handlers.iter().map(|(name, slot)| {
         let stats = match slot {
             HandlerSlot::Loaded(handler) => Some(handler.stats()),
@@ -228,6 +248,9 @@ fn samples(edge: &Edge) -> Registry {
         &["handler"],
         of(|stats| stats.invocations),
     );
+}
+
+fn servers(samples: &Samples, generation: &Generation) {
     let servers: Vec<_> = generation
         .upstreams
         .iter()
@@ -253,6 +276,9 @@ fn samples(edge: &Edge) -> Registry {
                 .map(|(name, server)| (vec![name.as_str(), &server.address], server.in_flight as u64))
         },
     );
+}
+
+fn databases(samples: &Samples, generation: &Generation) {
     let databases: Vec<_> = generation
         .databases
         .iter()
@@ -299,6 +325,9 @@ fn samples(edge: &Edge) -> Registry {
         &["database"],
         of(|stats| u64::from(stats.damaged)),
     );
+}
+
+fn replicas(samples: &Samples, generation: &Generation) {
     let replicas: Vec<_> = generation
         .databases
         .iter()
@@ -332,6 +361,9 @@ fn samples(edge: &Edge) -> Registry {
         &["database"],
         of(|status| status.head.position.txid.0),
     );
+}
+
+fn certificates(samples: &Samples, edge: &Edge) {
     let expiries = edge.certificates.expiries();
     samples.each(
         "selvedge_certificate_not_after_seconds",
@@ -343,7 +375,6 @@ fn samples(edge: &Edge) -> Registry {
                 .map(|expiry| (vec![expiry.name.as_str()], unix_seconds(expiry.not_after)))
         },
     );
-    samples.0
 }
 
 struct Samples(Registry);
