@@ -61,14 +61,20 @@ fn identify(session: &mut Session, context: &mut RequestContext) -> Result<(), R
     context.host = canonical_host(&context.authority).ok_or(Refusal::Host)?;
     context.upgrade = request.headers.contains_key(header::UPGRADE);
 
-    let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
+    let peer = session
+        .client_addr()
+        .and_then(|address| address.as_inet())
+        .map(|address| address.ip());
     let encrypted = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
     context.client = client::resolve(peer, encrypted, &session.req_header().headers, &config.trusted_proxies);
 
     normalise(session.req_header_mut())?;
     context.page_target = session.req_header().uri.clone();
     let request = session.req_header();
-    let index = match generation.routing.find(&context.host, &request.method, request.uri.path()) {
+    let index = match generation
+        .routing
+        .find(&context.host, &request.method, request.uri.path())
+    {
         Find::Route(index) => index,
         Find::MethodNotAllowed(allow) => {
             let allow: Vec<_> = allow.iter().map(Method::as_str).collect();
@@ -85,13 +91,23 @@ fn identify(session: &mut Session, context: &mut RequestContext) -> Result<(), R
         return Err(Refusal::BodyTooLarge);
     }
     let (client, authority) = (context.client, context.authority.clone());
-    client::replace_forwarding_fields(session.req_header_mut(), peer, &client, &authority, &config.trusted_proxies)
-        .map_err(|_| Refusal::Host)
+    client::replace_forwarding_fields(
+        session.req_header_mut(),
+        peer,
+        &client,
+        &authority,
+        &config.trusted_proxies,
+    )
+    .map_err(|_| Refusal::Host)
 }
 
 /// RFC 9112 section 6.3 and 3.2, strictly: what two parsers could read differently is refused, not repaired.
 fn check_framing(request: &RequestHeader, limits: &DoorLimits) -> Result<(), Refusal> {
-    let size: usize = request.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let size: usize = request
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
     if (size + request.raw_path().len()) as u64 > limits.header_bytes {
         return Err(Refusal::HeaderTooLarge);
     }
@@ -225,7 +241,10 @@ async fn answer_locally(edge: &Edge, session: &mut Session, context: &mut Reques
                 .matcher
                 .path
                 .rest(request.uri.path());
-            match site.answer(&request.method, rest, request.uri.path(), &request.headers).await {
+            match site
+                .answer(&request.method, rest, request.uri.path(), &request.headers)
+                .await
+            {
                 Ok(answer) => respond::send_static(session, context, answer).await,
                 Err(refusal) => refuse(edge, session, context, refusal).await,
             }
@@ -273,7 +292,11 @@ async fn refuse(edge: &Edge, session: &mut Session, context: &mut RequestContext
     if verdict.status != StatusCode::NOT_FOUND && verdict.status != StatusCode::METHOD_NOT_ALLOWED {
         session.set_keepalive(None);
     }
-    let body = Bytes::from(format!("{} {}\n", verdict.status.as_u16(), verdict.reason.replace('_', " ")));
+    let body = Bytes::from(format!(
+        "{} {}\n",
+        verdict.status.as_u16(),
+        verdict.reason.replace('_', " ")
+    ));
     response.insert_header(header::CONTENT_TYPE, "text/plain; charset=utf-8")?;
     context.refused = Some(verdict);
     respond::send(session, context, response, body).await
@@ -298,15 +321,24 @@ mod tests {
             (&[][..], None),
             (&[("content-length", "5")], None),
             (&[("transfer-encoding", "chunked")], None),
-            (&[("content-length", "5"), ("content-length", "5")], Some(Refusal::Framing)),
+            (
+                &[("content-length", "5"), ("content-length", "5")],
+                Some(Refusal::Framing),
+            ),
             (&[("content-length", "5, 5")], Some(Refusal::Framing)),
             (&[("content-length", "+5")], Some(Refusal::Framing)),
             (&[("content-length", "0x5")], Some(Refusal::Framing)),
             (&[("content-length", "")], Some(Refusal::Framing)),
             (&[("content-length", "99999999999999999999")], Some(Refusal::Framing)),
-            (&[("content-length", "5"), ("transfer-encoding", "chunked")], Some(Refusal::Framing)),
+            (
+                &[("content-length", "5"), ("transfer-encoding", "chunked")],
+                Some(Refusal::Framing),
+            ),
             (&[("transfer-encoding", "gzip, chunked")], Some(Refusal::Framing)),
-            (&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], Some(Refusal::Framing)),
+            (
+                &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+                Some(Refusal::Framing),
+            ),
         ] {
             assert_eq!(check_framing(&request(headers), &limits).err(), refused, "{headers:?}");
         }
@@ -314,7 +346,10 @@ mod tests {
 
     #[test]
     fn exactly_one_host_that_agrees_with_the_target() {
-        assert_eq!(authority(&request(&[("host", "a.example:80")])).as_deref(), Ok("a.example:80"));
+        assert_eq!(
+            authority(&request(&[("host", "a.example:80")])).as_deref(),
+            Ok("a.example:80")
+        );
         assert_eq!(authority(&request(&[])), Err(Refusal::Host));
         assert_eq!(authority(&request(&[("host", "a"), ("host", "b")])), Err(Refusal::Host));
     }

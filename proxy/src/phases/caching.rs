@@ -15,7 +15,9 @@ use pingora_cache::{
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
-use selvedge_cache::{Decision, KeyParts, MemoryHit, RequestFacts, cache_key, decide, keyed_query, strip_before_storing};
+use selvedge_cache::{
+    Decision, KeyParts, MemoryHit, RequestFacts, cache_key, decide, keyed_query, strip_before_storing,
+};
 use selvedge_filters::Scheme;
 use selvedge_schema::QueryKey;
 
@@ -52,7 +54,9 @@ pub(crate) fn enable(edge: &Edge, session: &mut Session, context: &mut RequestCo
 fn shows_token(request: &RequestHeader, cache: &RouteCache) -> bool {
     let token = cache.policy.isr.as_ref().and_then(|isr| isr.bypass_token.as_ref());
     let shown = request.headers.get(BYPASS_FIELD);
-    token.zip(shown).is_some_and(|(token, shown)| crate::admin::same(shown.as_bytes(), token.as_bytes()))
+    token
+        .zip(shown)
+        .is_some_and(|(token, shown)| crate::admin::same(shown.as_bytes(), token.as_bytes()))
 }
 
 pub(crate) fn key(context: &mut RequestContext) -> Result<CacheKey> {
@@ -77,17 +81,21 @@ pub(crate) fn key_of(cache: &RouteCache, scheme: Scheme, host: &str, uri: &http:
 }
 
 /// Tells variants of a page apart by the request headers that made them different.
-pub(crate) fn variance(
-    meta: &CacheMeta,
-    context: &mut RequestContext,
-    request: &RequestHeader,
-) -> Option<HashBinary> {
+pub(crate) fn variance(meta: &CacheMeta, context: &mut RequestContext, request: &RequestHeader) -> Option<HashBinary> {
     let policy = &context.route()?.cache.as_ref()?.policy;
     let mut names: Vec<String> = policy.vary.iter().map(|name| name.as_str().to_owned()).collect();
     // An ISR page saw nothing but the key, whatever its `Vary` says.
     if policy.isr.is_none() {
-        let listed = meta.headers().get_all(header::VARY).iter().filter_map(|value| value.to_str().ok());
-        names.extend(listed.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase()));
+        let listed = meta
+            .headers()
+            .get_all(header::VARY)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        names.extend(
+            listed
+                .flat_map(|value| value.split(','))
+                .map(|name| name.trim().to_ascii_lowercase()),
+        );
     }
     names.sort_unstable();
     names.dedup();
@@ -100,8 +108,13 @@ pub(crate) fn variance(
 
 /// The request's values of a header in one form; for `Accept-Encoding` only what a server would look for.
 fn request_value(request: &RequestHeader, name: &str) -> Vec<u8> {
-    let values: Vec<&[u8]> = request.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-    let joined = values.join(&b','); 
+    let values: Vec<&[u8]> = request
+        .headers
+        .get_all(name)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    let joined = values.join(&b',');
     if name != "accept-encoding" {
         return joined;
     }
@@ -172,7 +185,12 @@ pub(crate) fn may_serve_stale(context: &mut RequestContext, error: Option<&Error
 }
 
 /// May the answer be stored, and for how long?
-pub(crate) fn admit_response(edge: &Edge, session: &Session, response: &ResponseHeader, context: &mut RequestContext) -> RespCacheable {
+pub(crate) fn admit_response(
+    edge: &Edge,
+    session: &Session,
+    response: &ResponseHeader,
+    context: &mut RequestContext,
+) -> RespCacheable {
     match plan(edge, session, response, context) {
         Ok(meta) => {
             context.cache.stored = true;
@@ -186,14 +204,26 @@ pub(crate) fn admit_response(edge: &Edge, session: &Session, response: &Response
     }
 }
 
-fn plan(edge: &Edge, session: &Session, response: &ResponseHeader, context: &RequestContext) -> Result<CacheMeta, &'static str> {
-    let cache = context.route().and_then(|route| route.cache.as_ref()).ok_or("no-policy")?;
+fn plan(
+    edge: &Edge,
+    session: &Session,
+    response: &ResponseHeader,
+    context: &RequestContext,
+) -> Result<CacheMeta, &'static str> {
+    let cache = context
+        .route()
+        .and_then(|route| route.cache.as_ref())
+        .ok_or("no-policy")?;
     // Under the handler's key only the handler's pages are kept.
     if context.failure.is_some() {
         return Err("fallback");
     }
     let started = context.cache.fill_started.unwrap_or(context.arrived);
-    if context.cache.page.is_some_and(|page| edge.cache.purged_since(&page, started)) {
+    if context
+        .cache
+        .page
+        .is_some_and(|page| edge.cache.purged_since(&page, started))
+    {
         return Err("purged");
     }
     let request = session.req_header();
@@ -223,17 +253,28 @@ fn plan(edge: &Edge, session: &Session, response: &ResponseHeader, context: &Req
 
 /// On an ISR route, takes away from the request what is not part of the key.
 pub(crate) fn keep_only_keyed_input(request: &mut RequestHeader, context: &RequestContext) -> Result<()> {
-    let Some(policy) = context.route().and_then(|route| route.cache.as_ref()).map(|cache| &cache.policy) else {
+    let Some(policy) = context
+        .route()
+        .and_then(|route| route.cache.as_ref())
+        .map(|cache| &cache.policy)
+    else {
         return Ok(());
     };
     if policy.isr.is_none() {
         return Ok(());
     }
     let keyed = |name: &str| {
-        matches!(name, "host" | "x-forwarded-host" | "x-forwarded-proto" | "if-none-match" | "if-modified-since")
-            || policy.vary.iter().any(|vary| vary.as_str() == name)
+        matches!(
+            name,
+            "host" | "x-forwarded-host" | "x-forwarded-proto" | "if-none-match" | "if-modified-since"
+        ) || policy.vary.iter().any(|vary| vary.as_str() == name)
     };
-    let others: Vec<_> = request.headers.keys().filter(|name| !keyed(name.as_str())).cloned().collect();
+    let others: Vec<_> = request
+        .headers
+        .keys()
+        .filter(|name| !keyed(name.as_str()))
+        .cloned()
+        .collect();
     for name in others {
         request.remove_header(&name);
     }
@@ -241,7 +282,9 @@ pub(crate) fn keep_only_keyed_input(request: &mut RequestHeader, context: &Reque
         let kept = keyed_query(&policy.query, request.uri.query());
         let path = request.uri.path();
         let target = kept.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
-        let uri = target.parse().map_err(|error| Error::because(ErrorType::InternalError, "keyed target", error))?;
+        let uri = target
+            .parse()
+            .map_err(|error| Error::because(ErrorType::InternalError, "keyed target", error))?;
         request.set_uri(uri);
     }
     Ok(())
@@ -276,7 +319,11 @@ impl CacheResult {
 
 pub(crate) fn result(session: &Session, context: &RequestContext) -> CacheResult {
     if !context.cache.eligible {
-        return if context.cache.bypass.is_some() { CacheResult::Bypass } else { CacheResult::None };
+        return if context.cache.bypass.is_some() {
+            CacheResult::Bypass
+        } else {
+            CacheResult::None
+        };
     }
     match session.cache.phase() {
         CachePhase::Hit if context.cache.held.is_some() => CacheResult::Stale,

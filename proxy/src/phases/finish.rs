@@ -29,7 +29,8 @@ pub(crate) fn finish(edge: &Edge, session: &mut Session, error: Option<&Error>, 
     let cache = caching::result(session, context);
     let route = context.route().map_or("", |route| &route.name);
     let duration = context.started.elapsed();
-    edge.metrics.request(route, status, cache.as_str(), duration, context.first_byte);
+    edge.metrics
+        .request(route, status, cache.as_str(), duration, context.first_byte);
     if let Some(verdict) = error.map(judge) {
         edge.metrics.failure(verdict.reason, verdict.blame.as_str());
     }
@@ -54,13 +55,20 @@ pub(crate) fn finish(edge: &Edge, session: &mut Session, error: Option<&Error>, 
         duration,
         first_byte: context.first_byte,
         cache: cache.as_str(),
-        answered_by: if cache == caching::CacheResult::Hit { ("cache", "") } else { (kind, &target) },
+        answered_by: if cache == caching::CacheResult::Hit {
+            ("cache", "")
+        } else {
+            (kind, &target)
+        },
         server: match &context.attempt {
             Attempt::Upstream(attempt) => attempt.address.as_deref(),
             _ => None,
         },
         reason: verdict.as_ref().map(|verdict| verdict.reason),
-        failed: context.failure.as_ref().map(|failed| (failed.who.as_str(), failed.verdict.reason)),
+        failed: context
+            .failure
+            .as_ref()
+            .map(|failed| (failed.who.as_str(), failed.verdict.reason)),
         error: error.map(|error| error.to_string()),
         request_id: context.filter_state.request_id.as_deref(),
         user: context.filter_state.user.as_deref(),
@@ -80,11 +88,17 @@ fn note_regeneration(edge: &Edge, error: Option<&Error>, context: &RequestContex
     }
     let verdict = error.map(judge);
     // A client that left says nothing of the page.
-    if !context.background && verdict.as_ref().is_some_and(|verdict| verdict.blame == Blame::Downstream) {
+    if !context.background
+        && verdict
+            .as_ref()
+            .is_some_and(|verdict| verdict.blame == Blame::Downstream)
+    {
         return;
     }
     let failed = verdict.map(|verdict| verdict.reason);
-    let failed = failed.or(context.failure.as_ref().map(|failed| failed.verdict.reason)).or(context.cache.stood_in);
+    let failed = failed
+        .or(context.failure.as_ref().map(|failed| failed.verdict.reason))
+        .or(context.cache.stood_in);
     let succeeded = failed.is_none() && context.cache.not_stored.is_none();
     if succeeded {
         edge.cache.backoff.succeeded(&page);

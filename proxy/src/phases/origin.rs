@@ -30,7 +30,10 @@ pub(crate) fn choose(edge: &Edge, session: &mut Session, context: &mut RequestCo
     if matches!(context.attempt, Attempt::NotStarted) {
         context.attempt = first_attempt(edge, session, context)?;
     }
-    context.cache.fill_started.get_or_insert_with(std::time::SystemTime::now);
+    context
+        .cache
+        .fill_started
+        .get_or_insert_with(std::time::SystemTime::now);
     let client = context.client.address;
     match &mut context.attempt {
         Attempt::NotStarted => Err(Error::explain(ErrorType::InternalError, "no attempt was chosen")),
@@ -71,10 +74,21 @@ fn first_attempt(edge: &Edge, session: &mut Session, context: &mut RequestContex
     let generation = Arc::clone(&context.generation);
     let route = context.route.map(|index| &generation.routes[index]);
     match route.map(|route| &route.target) {
-        Some(BuiltTarget::Handler { slot: HandlerSlot::Loaded(_), .. }) => Ok(Attempt::Handler),
-        Some(BuiltTarget::Handler { slot: HandlerSlot::Unavailable(why), .. }) => {
+        Some(BuiltTarget::Handler {
+            slot: HandlerSlot::Loaded(_),
+            ..
+        }) => Ok(Attempt::Handler),
+        Some(BuiltTarget::Handler {
+            slot: HandlerSlot::Unavailable(why),
+            ..
+        }) => {
             let context_text = why.to_string();
-            let error = Error::create(fail::HANDLER_UNAVAILABLE, ErrorSource::Upstream, Some(context_text.into()), None);
+            let error = Error::create(
+                fail::HANDLER_UNAVAILABLE,
+                ErrorSource::Upstream,
+                Some(context_text.into()),
+                None,
+            );
             let error = retry_or_give_up(edge, session, context, error, false);
             // The fallback takes the first attempt's place; without one the error stands.
             match std::mem::take(&mut context.attempt) {
@@ -83,7 +97,10 @@ fn first_attempt(edge: &Edge, session: &mut Session, context: &mut RequestContex
             }
         }
         Some(BuiltTarget::Upstream(set)) => Ok(Attempt::Upstream(UpstreamAttempt::first(set, false))),
-        _ => Err(Error::explain(ErrorType::InternalError, "a local target reached the upstream phase")),
+        _ => Err(Error::explain(
+            ErrorType::InternalError,
+            "a local target reached the upstream phase",
+        )),
     }
 }
 
@@ -184,7 +201,11 @@ fn report_to_upstream(context: &mut RequestContext, verdict: &Verdict) {
 /// Turns to the route's fallback; `false` when there is none, it was tried, or a good stale copy is better.
 fn fall_back(context: &mut RequestContext, verdict: &Verdict, error: &Error) -> bool {
     let who = context.attempt_label().1;
-    let first = Failed { verdict: verdict.clone(), who: format!("{who}: {}", error.etype().as_str()), fallback: None };
+    let first = Failed {
+        verdict: verdict.clone(),
+        who: format!("{who}: {}", error.etype().as_str()),
+        fallback: None,
+    };
     let already = matches!(&context.attempt, Attempt::Upstream(attempt) if attempt.is_fallback);
     // A failed regeneration keeps the page it was to replace; the origin's page is not the handler's.
     let fallback = if already || context.background {
@@ -212,13 +233,24 @@ pub(crate) async fn prepare_request(
     }
     match &context.attempt {
         Attempt::Handler => {
-            let Some(BuiltTarget::Handler { slot: HandlerSlot::Loaded(handler), .. }) = context.target() else {
-                return Err(Error::explain(ErrorType::InternalError, "the route's target is not a handler"));
+            let Some(BuiltTarget::Handler {
+                slot: HandlerSlot::Loaded(handler),
+                ..
+            }) = context.target()
+            else {
+                return Err(Error::explain(
+                    ErrorType::InternalError,
+                    "the route's target is not a handler",
+                ));
             };
             // Nobody behind the connector says it: the client is told to go on as soon as a handler is asked.
             request.remove_header("expect");
             if wants_continue(session) && !session.as_downstream_mut().is_body_empty() {
-                session.as_downstream_mut().write_continue_response().await.map_err(Error::into_down)?;
+                session
+                    .as_downstream_mut()
+                    .write_continue_response()
+                    .await
+                    .map_err(Error::into_down)?;
             }
             let call = HandlerCall {
                 handler: Arc::clone(handler),
@@ -306,12 +338,7 @@ pub(crate) fn receive_response(
 }
 
 /// RFC 9111 section 4.4: a successful unsafe request makes the stored page of the same URL wrong.
-fn invalidate_after_unsafe(
-    edge: &Edge,
-    session: &Session,
-    response: &ResponseHeader,
-    context: &RequestContext,
-) {
+fn invalidate_after_unsafe(edge: &Edge, session: &Session, response: &ResponseHeader, context: &RequestContext) {
     let method = &session.req_header().method;
     let safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
     let successful = response.status.is_success() || response.status.is_redirection();

@@ -27,7 +27,11 @@ pub(crate) fn begun(session: &Session) -> Option<&ResponseHeader> {
 }
 
 /// Runs on the header of every proxied or cached response; what it changes is not stored.
-pub(crate) fn decorate(session: &mut Session, response: &mut ResponseHeader, context: &mut RequestContext) -> Result<()> {
+pub(crate) fn decorate(
+    session: &mut Session,
+    response: &mut ResponseHeader,
+    context: &mut RequestContext,
+) -> Result<()> {
     context.first_byte.get_or_insert_with(|| context.started.elapsed());
     caching::describe(session, response, context)?;
     for name in INTERNAL_FIELDS {
@@ -157,13 +161,19 @@ pub(crate) async fn error_page(session: &mut Session, error: &Error, context: &m
     if verdict.reason == "downstream_closed" || cut_short {
         // Nobody to tell, or already in the middle of a body: pingora cuts the connection, so the cut is visible.
         context.refused = Some(verdict);
-        return FailToProxy { error_code: if cut_short { status.as_u16() } else { 0 }, can_reuse_downstream: false };
+        return FailToProxy {
+            error_code: if cut_short { status.as_u16() } else { 0 },
+            can_reuse_downstream: false,
+        };
     }
     if let Err(error) = write_error_page(session, context, &verdict).await {
         tracing::debug!(%error, "the client left before its error page");
     }
     context.refused = Some(verdict);
-    FailToProxy { error_code: status.as_u16(), can_reuse_downstream: false }
+    FailToProxy {
+        error_code: status.as_u16(),
+        can_reuse_downstream: false,
+    }
 }
 
 async fn write_error_page(session: &mut Session, context: &mut RequestContext, verdict: &Verdict) -> Result<()> {
