@@ -95,7 +95,9 @@ impl Postgres {
     /// openssl is missing and the test is to be skipped.
     pub fn encrypt(&self) -> Option<PathBuf> {
         let folder = self.directory.path();
-        if !certificate::make_signed(folder, "server") {
+        let issued = certificate::make_authority(folder, "authority")
+            && certificate::issue(folder, "authority", "server", "localhost");
+        if !issued {
             return None;
         }
         for name in ["server.pem", "server.key"] {

@@ -26,7 +26,7 @@ async fn failed(edge: &Edge, reason: &str) -> Option<f64> {
 async fn an_upstream_with_tls_is_believed_by_its_name_and_its_authority() {
     let folder = tempfile::tempdir().expect("a folder");
     let (right, wrong) = ("authority", "stranger");
-    let authority = |stem: &str| certificate::make(folder.path(), stem, stem);
+    let authority = |stem: &str| certificate::make_authority(folder.path(), stem);
     if !(authority(right) && authority(wrong) && certificate::issue(folder.path(), right, "backend", "backend.test")) {
         return;
     }
