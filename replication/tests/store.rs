@@ -687,3 +687,34 @@ async fn a_database_that_was_replaced_begins_a_new_history_and_the_old_one_stays
     assert_eq!(std::fs::read(&after).unwrap().len(), site.live_file().len());
     assert_eq!(sum_of(&after), sum_of(&path));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_tells_how_far_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::primary(&folder_settings(folder.path())).await;
+    let mut last = Txid(1);
+    for number in 0..5 {
+        last = site
+            .execute(&format!("INSERT INTO t (a, b) VALUES ({number}, 'x')"))
+            .await;
+        site.uploaded(last).await;
+    }
+    let restore = async |txid: u64, name: &str| -> Vec<Value> {
+        let body = json!({ "txid": txid, "as": name, "progress": true });
+        let request = site.http().post("http://agent/v1/databases/shop/restore").json(&body);
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        let lines = response.text().await.unwrap();
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let mut lines = restore(last.0, "earlier").await;
+    let done = lines.pop().unwrap();
+    assert_eq!(done["done"]["database"], "earlier", "{done}");
+    let bytes_done = |line: &Value| line["bytes_done"].as_u64().unwrap();
+    assert!(lines.is_sorted_by_key(bytes_done));
+    let all = lines.last().unwrap();
+    assert!(bytes_done(all) > 0 && all["bytes_done"] == all["bytes"], "{all}");
+
+    let refused = restore(last.0 + 1000, "later").await.pop().unwrap();
+    assert_eq!(refused["problem"]["code"], "content", "{refused}");
+}

@@ -43,6 +43,11 @@ impl Agent {
         let place = place.ok_or_else(|| {
             Failure::Usage("which agent? Give --agent SOCKET|URL or --config FILE, or set SELVEDGE_AGENT".to_owned())
         })?;
+        let ca = reach
+            .ca
+            .clone()
+            .or_else(|| environment("SELVEDGE_CA").map(PathBuf::from));
+        let authorities = ca.as_deref().map(certificates).transpose()?.unwrap_or_default();
         let builder = Client::builder().no_proxy().connect_timeout(CONNECT).tcp_nodelay(true);
         let is_url = place.starts_with("http://") || place.starts_with("https://");
         let (builder, base) = match is_url {
@@ -89,18 +94,39 @@ impl Agent {
         }
         let status = response.status();
         let problem: Value = response.json().await.unwrap_or_default();
-        let (Some(code), Some(message)) = (problem["code"].as_str(), problem["message"].as_str()) else {
+        Err(refused(&problem).unwrap_or_else(|| {
             let message = format!("{} answered {status}; is it an agent of this version?", self.place);
-            return Err(Failure::new("answer", message));
-        };
-        let failure = Failure::new(code, message);
-        Err(match code {
-            "no_database" => failure.help("`selvedge db list` shows the databases there are"),
-            "token" => failure.help("give --token, or set SELVEDGE_TOKEN to the agent's `token`"),
-            "primary_unreachable" => failure.help("try again when the primary runs, or ask its own agent: --agent URL"),
-            "disk_full" => failure.help("make room at the primary's `data_dir` and try again"),
-            _ => failure,
-        })
+            Failure::new("answer", message)
+        }))
+    }
+
+    /// What is done at the end of an answer that tells first how far it is, in bytes.
+    pub(super) async fn post_watched(
+        &self,
+        path: &str,
+        body: &Value,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<Value, Failure> {
+        let mut response = self.send(self.request(Method::POST, path).json(body)).await?;
+        let mut text = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.lost(&error))? {
+            text.extend_from_slice(&chunk);
+            while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                let line: Value = serde_json::from_slice(&text[..end]).unwrap_or_default();
+                text.drain(..=end);
+                if let Some(failure) = refused(&line["problem"]) {
+                    return Err(failure);
+                }
+                if let (Some(done), Some(all)) = (line["bytes_done"].as_u64(), line["bytes"].as_u64()) {
+                    progress(done, all);
+                }
+                if line["done"].is_object() {
+                    return Ok(line["done"].clone());
+                }
+            }
+        }
+        let message = format!("{} ended its answer without saying what was done", self.place);
+        Err(Failure::new("answer", message))
     }
 
     /// Writes at the primary, once, however often it must be asked for.
@@ -158,6 +184,19 @@ impl Agent {
         let failure = Failure::new("agent_unreachable", format!("the agent at {}: {cause}", self.place));
         failure.help("start it with `selvedge agent FILE`, or give another one with --agent")
     }
+}
+
+/// A refusal of an agent, if it is one.
+fn refused(problem: &Value) -> Option<Failure> {
+    let code = problem["code"].as_str()?;
+    let failure = Failure::new(code, problem["message"].as_str()?);
+    Some(match code {
+        "no_database" => failure.help("`selvedge db list` shows the databases there are"),
+        "token" => failure.help("give --token, or set SELVEDGE_TOKEN to the agent's `token`"),
+        "primary_unreachable" => failure.help("try again when the primary runs, or ask its own agent: --agent URL"),
+        "disk_full" => failure.help("make room at the primary's `data_dir` and try again"),
+        _ => failure,
+    })
 }
 
 /// Whether the same operation may be asked for again.

@@ -80,14 +80,19 @@ pub(super) async fn list(agent: &Agent) -> Result<Answer, Failure> {
 /// Brings an earlier state back.
 pub(super) async fn restore(agent: &Agent, restore: Restore, silent: bool) -> Result<Answer, Failure> {
     let Restore { name, at, r#as } = restore;
-    let bar = progress::spinner("restoring", silent);
+    let bar = progress::bytes("restoring", Some(0), silent);
     let path = format!("/v1/databases/{name}/restore");
     let mut body = match at {
         Target::At(ms) => json!({ "at_ms": ms }),
         Target::Txid(txid) => json!({ "txid": txid }),
     };
     body["as"] = json!(r#as);
-    let restored: Result<Value, Failure> = agent.post(&path, &body).await;
+    body["progress"] = json!(true);
+    let restored = agent.post_watched(&path, &body, |done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    });
+    let restored = restored.await;
     let restored = match restored {
         Ok(restored) => {
             let database = restored["database"].as_str().unwrap_or(&name).to_owned();

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// Of work measured in bytes; `None` when nobody knows how many there will be. Silent where nobody looks.
 pub(super) fn bytes(what: &str, total: Option<u64>, silent: bool) -> ProgressBar {
     let style = match total {
-        Some(_) => "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        Some(_) => "{msg} {bar:30} {percent}% {bytes}/{total_bytes} {bytes_per_sec} {eta}",
         None => "{msg} {spinner} {bytes} {bytes_per_sec}",
     };
     let bar = match total {
