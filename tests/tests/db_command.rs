@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use selvedge_tests::executable::executable;
 use selvedge_tests::wait::{wait_for, within};
-use selvedge_tests::{Agent, client};
+use selvedge_tests::{Agent, certificate, client};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
@@ -716,4 +716,29 @@ impl Drop for Unmount<'_> {
     fn drop(&mut self) {
         let _ = std::process::Command::new("umount").arg("-l").arg(self.0).status();
     }
+}
+
+#[tokio::test]
+async fn an_agent_with_a_certificate_of_an_authority_of_ones_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    if !certificate::make(folder.path(), "agent", "localhost") {
+        return;
+    }
+    let file_of = |name: &str| folder.path().join(name).display().to_string();
+    let (cert, key) = (file_of("agent.pem"), file_of("agent.key"));
+    let agent = Agent::start(&format!(
+        "agent: {{ listen: \"127.0.0.1:0\", token: {TOKEN}, tls: {{ cert: {cert}, key: {key} }} }}\n"
+    ))
+    .await;
+    let url = format!("https://localhost:{}", agent.address().port());
+    let list = ["db", "--agent", &url, "--token", TOKEN, "list"];
+    run(&list, "").await.refused(1, "--ca");
+    run(&[&list[..], &["--ca", &cert]].concat(), "").await.done();
+    run(&[&list[..], &["--ca", &file_of("none.pem")]].concat(), "")
+        .await
+        .refused(1, "none.pem: ");
+    let no_certificate = file(folder.path(), "empty.pem", "");
+    run(&[&list[..], &["--ca", &no_certificate]].concat(), "")
+        .await
+        .refused(1, "empty.pem holds no certificate");
 }

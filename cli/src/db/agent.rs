@@ -1,9 +1,9 @@
 //! The agent that a command talks to.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::{Client, Method, RequestBuilder, Response};
+use reqwest::{Certificate, Client, Method, RequestBuilder, Response};
 use selvedge_replication::Statement;
 use selvedge_replication::log::Head;
 use serde::de::DeserializeOwned;
@@ -55,6 +55,7 @@ impl Agent {
             false => (builder.unix_socket(Path::new(&place)), "http://agent".to_owned()),
         };
         let client = builder
+            .tls_certs_merge(authorities)
             .build()
             .map_err(|error| Failure::Usage(format!("{place} cannot be an agent's address: {error}")))?;
         Ok(Agent {
@@ -182,7 +183,10 @@ impl Agent {
             cause = next;
         }
         let failure = Failure::new("agent_unreachable", format!("the agent at {}: {cause}", self.place));
-        failure.help("start it with `selvedge agent FILE`, or give another one with --agent")
+        failure.help(match self.base.starts_with("https://") {
+            true => "start it, give another one with --agent, or the authority of its certificate with --ca",
+            false => "start it with `selvedge agent FILE`, or give another one with --agent",
+        })
     }
 }
 
@@ -210,6 +214,16 @@ fn is_passing(code: &str) -> bool {
         "queue_full",
     ]
     .contains(&code)
+}
+
+/// The certificates in a PEM file; at least one.
+fn certificates(path: &Path) -> Result<Vec<Certificate>, Failure> {
+    let text = std::fs::read(path).map_err(|error| Failure::file(path, &error))?;
+    let certificates = Certificate::from_pem_bundle(&text).map_err(|error| Failure::file(path, &error))?;
+    match certificates.is_empty() {
+        true => Err(Failure::new("file", format!("{} holds no certificate", path.display()))),
+        false => Ok(certificates),
+    }
 }
 
 /// The socket of a configuration's agent.

@@ -38,6 +38,9 @@ struct Reach {
     /// The cluster's secret, for a URL; otherwise $SELVEDGE_TOKEN.
     #[arg(long, global = true)]
     token: Option<String>,
+    /// PEM file of authorities that a URL's certificate may be of, besides the machine's own; otherwise $SELVEDGE_CA.
+    #[arg(long, global = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Take the agent of this configuration.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
