@@ -99,6 +99,7 @@ fn settings(config: &Config) -> Option<AgentSettings> {
                 seed: database.seed.clone(),
             })
             .collect(),
+        platform_databases: Vec::new(),
         postgres: postgres.collect(),
         queue: QueueBounds {
             rows: agent.queue_rows,

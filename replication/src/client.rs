@@ -178,6 +178,24 @@ impl AgentClient {
         Ok((executed.rows.pop().unwrap_or_default(), executed.position))
     }
 
+    /// Makes a database of the platform's at the primary, unless it is there; its name begins with `_`.
+    pub async fn create_platform_database(&self, name: &str) -> Result<(), SqlError> {
+        let body = serde_json::json!({ "name": name, "platform": true });
+        let made: Result<serde_json::Value, _> = self.post("/v1/databases", &body).await;
+        made.map(drop)
+    }
+
+    /// Applies, at the primary, the migrations that are new. Each is a file's name, such as `0001_create.sql`, and its text.
+    pub async fn migrate(&self, database: &str, files: &[(&str, &str)]) -> Result<(), SqlError> {
+        let files = files
+            .iter()
+            .map(|(file, sql)| serde_json::json!({ "file": file, "sql": sql }));
+        let body = serde_json::json!({ "files": files.collect::<Vec<_>>() });
+        let migrated: Result<serde_json::Value, _> =
+            self.post(&format!("/v1/databases/{database}/migrate"), &body).await;
+        migrated.map(drop)
+    }
+
     /// A request to the agent.
     pub(crate) fn request(&self, path: &str) -> reqwest::RequestBuilder {
         self.http.post(format!("http://agent{path}"))

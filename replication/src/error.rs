@@ -174,6 +174,18 @@ impl SqlError {
         }
     }
 
+    /// Which statement of a batch it is about.
+    pub fn statement_index(&self) -> Option<usize> {
+        match self {
+            SqlError::InBatch { index, .. } => Some(*index),
+            SqlError::Remote { message, .. } => {
+                let rest = message.strip_prefix("statement ")?;
+                rest.split_once(" of the batch: ")?.0.parse().ok()
+            }
+            _ => None,
+        }
+    }
+
     /// Whether another try of the same operation would end the same way: nothing of it was done, and the statements
     /// themselves are the reason.
     pub(crate) fn is_final(&self) -> bool {

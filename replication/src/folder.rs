@@ -26,7 +26,12 @@ impl Folder {
     /// Names that are safe as a file name, a path segment and a thread name.
     pub fn is_valid_name(name: &str) -> bool {
         let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
-        (1..=64).contains(&name.len()) && name.bytes().all(valid) && !name.starts_with('.') && !name.starts_with('_')
+        (1..=64).contains(&name.len()) && name.bytes().all(valid) && !name.starts_with('.')
+    }
+
+    /// Names of the platform's own databases: nobody else makes, deletes or serves them.
+    pub fn is_platform_name(name: &str) -> bool {
+        name.starts_with('_')
     }
 
     /// Names of all databases below `root`.
@@ -191,7 +196,7 @@ mod tests {
             ("", false),
             ("..", false),
             ("a/b", false),
-            ("_config", false),
+            ("_config", true),
             ("ä", false),
         ] {
             assert_eq!(Folder::is_valid_name(name), valid, "{name}");

@@ -589,3 +589,48 @@ async fn without_the_token_nothing_is_told() {
         assert_eq!(request.send().await.unwrap().status(), status, "{path} {token:?}");
     }
 }
+
+/// Control makes them, users do not, and a replica has those its settings name.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_platforms_databases_are_its_own() {
+    let primary = Site::start(Role::Primary).await;
+    let proxy = primary.proxy().await;
+    for name in ["_config", "_control"] {
+        proxy.client.create_platform_database(name).await.unwrap();
+        proxy.client.create_platform_database(name).await.unwrap();
+        let files = [("0001_t.sql", "CREATE TABLE t (x)")];
+        proxy.client.migrate(name, &files).await.unwrap();
+    }
+    assert!(proxy.client.create_platform_database("blog").await.is_err());
+    let ask = |method: reqwest::Method, path: &str| {
+        let url = format!("http://{}/v1/databases{path}", primary.listen);
+        reqwest::Client::new().request(method, url).bearer_auth("secret")
+    };
+    let made = ask(reqwest::Method::POST, "")
+        .json(&serde_json::json!({ "name": "_other" }))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(made.status(), 400);
+    assert_eq!(
+        ask(reqwest::Method::DELETE, "/_config").send().await.unwrap().status(),
+        409
+    );
+    let role = Role::Replica {
+        primary: format!("http://{}", primary.listen),
+    };
+    let replica = Site::start_with(role, |settings| {
+        settings.platform_databases = vec!["_config".to_owned()]
+    })
+    .await;
+    replica.settled().await;
+    let names = || -> Vec<String> {
+        let databases = replica.agent.as_ref().unwrap().databases();
+        databases.into_iter().map(|status| status.database).collect()
+    };
+    eventually("it follows what it needs", async || {
+        names().contains(&"_config".to_owned())
+    })
+    .await;
+    assert!(!names().contains(&"_control".to_owned()));
+}

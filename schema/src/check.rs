@@ -3,6 +3,7 @@
 //! Runs on the configuration as used and points into the text. Whether two routes tie is the router's to say.
 
 mod agent_clients;
+mod control;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +33,7 @@ pub(crate) fn check(config: &Config, source: &SourceMap) -> Vec<Diagnostic> {
     checker.door();
     checker.upstreams();
     checker.agent();
+    checker.control();
     checker.postgres();
     checker.handlers();
     checker.routes();
@@ -122,6 +124,13 @@ impl Checker<'_> {
 
     fn agent(&mut self) {
         let config = self.config;
+        for name in config.databases.keys().filter(|name| name.starts_with('_')) {
+            let message = format!("database \"{name}\": names that begin with `_` are the platform's");
+            let finding = self
+                .source
+                .at_key(Severity::Error, &child("/databases", name), message, None);
+            self.findings.push(finding);
+        }
         match &config.agent {
             None => {
                 for (key, missing) in [

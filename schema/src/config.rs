@@ -36,6 +36,7 @@ pub struct Config {
     pub databases: BTreeMap<String, Database>,
     pub postgres: BTreeMap<String, Postgres>,
     pub agent: Option<Agent>,
+    pub control: Option<Control>,
     pub handlers: BTreeMap<String, Handler>,
     pub cache: CacheBudget,
     pub shutdown: Shutdown,
@@ -253,6 +254,49 @@ impl Agent {
     pub const REPLICA_LAG: Duration = Duration::from_secs(60);
     pub const PRIMARY_SLOW: Duration = Duration::from_millis(500);
     pub const SCRUB_INTERVAL: Duration = Duration::from_secs(600);
+}
+
+/// This machine's part in control: exactly one of the two.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Control {
+    /// What `selvedge control` is.
+    pub plane: Option<ControlPlane>,
+    /// How a PoP reaches it.
+    pub link: Option<ControlLink>,
+}
+
+/// The control plane. Its databases are the agent's, which is always configured beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlPlane {
+    pub listen: SocketAddr,
+    /// Without it, plain HTTP.
+    pub tls: Option<CertificateFiles>,
+    /// Folder of what was uploaded.
+    pub artifacts: PathBuf,
+    pub max_artifact_bytes: u64,
+}
+
+impl ControlPlane {
+    /// A component with an embedded JavaScript engine and its code is some tens of megabytes.
+    pub const MAX_ARTIFACT_BYTES: u64 = 256 * MIB;
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub struct ControlLink {
+    pub url: String,
+    /// Never empty.
+    pub token: String,
+    /// Authorities believed, besides the machine's own.
+    pub ca: Option<PathBuf>,
+}
+
+/// The token is not shown.
+impl fmt::Debug for ControlLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControlLink")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where a primary also keeps its databases.

@@ -162,6 +162,7 @@ impl Following {
                 for name in gone {
                     self.forget(&name);
                 }
+                let heads: BTreeMap<_, _> = heads.into_iter().filter(|(name, _)| self.follows(name)).collect();
                 for name in heads.keys() {
                     self.know(name);
                     self.pass_on(name, Event::Named);
@@ -237,6 +238,17 @@ impl Following {
         for name in self.inboxes.keys() {
             self.shared.board.update(name, &change);
         }
+    }
+
+    /// Of the platform's databases a replica has only those it needs.
+    fn follows(&self, name: &str) -> bool {
+        !Folder::is_platform_name(name)
+            || self
+                .shared
+                .settings
+                .platform_databases
+                .iter()
+                .any(|wanted| wanted == name)
     }
 
     /// Starts the task of a database that is new here.

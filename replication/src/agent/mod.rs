@@ -52,7 +52,7 @@ pub use deleted::Deleted;
 pub use refusal::Refusal;
 pub use replicas::FollowingReplica;
 pub use settings::{AgentClientToken, AgentDatabase, AgentSettings, ClientRole, Role};
-pub use tls::{AgentTls, TlsError};
+pub use tls::{AgentTls, TlsError, TlsListener, acceptor};
 
 use crate::bookmark::BookmarkKey;
 use crate::postgres::pool::Pools;
@@ -61,7 +61,6 @@ use board::Board;
 use primary_site::PrimarySite;
 use replica_site::ReplicaSite;
 use replicas::Replicas;
-use tls::TlsListener;
 
 /// How long requests under way may take when the agent stops.
 const STOPPING: Duration = Duration::from_secs(5);

@@ -32,6 +32,13 @@ const TENDING: Duration = Duration::from_secs(1);
 /// Databases closed at the same time when the agent stops: each waits for the disk.
 const CLOSING: usize = 8;
 
+/// Who makes a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Maker {
+    User,
+    Platform,
+}
+
 pub(crate) struct PrimarySite {
     shared: Arc<Shared>,
     log: Arc<SegmentLog>,
@@ -194,8 +201,12 @@ impl PrimarySite {
     }
 
     /// Makes an empty database, and says whether it did; one that exists stays as it is.
-    pub(crate) async fn create(self: &Arc<Self>, name: &str) -> Result<bool, Refusal> {
-        self.check_new_name(name)?;
+    pub(crate) async fn create(self: &Arc<Self>, name: &str, maker: Maker) -> Result<bool, Refusal> {
+        match maker {
+            Maker::Platform if Folder::is_platform_name(name) => self.check_free_name(name)?,
+            Maker::Platform => return Err(Refusal::Malformed(format!("{name} is no name of the platform's"))),
+            Maker::User => self.check_new_name(name)?,
+        }
         if self.slots.contains(name) {
             return Ok(false);
         }
@@ -371,7 +382,16 @@ impl PrimarySite {
         }
     }
 
+    /// A database of the platform's can be replaced, as by restoring it, but only the platform makes one.
     fn check_new_name(&self, name: &str) -> Result<(), Refusal> {
+        if Folder::is_platform_name(name) && !self.slots.contains(name) {
+            let name = name.to_owned();
+            return Err(Refusal::Malformed(AgentError::Name { name }.to_string()));
+        }
+        self.check_free_name(name)
+    }
+
+    fn check_free_name(&self, name: &str) -> Result<(), Refusal> {
         if !Folder::is_valid_name(name) {
             let name = name.to_owned();
             return Err(Refusal::Malformed(AgentError::Name { name }.to_string()));
@@ -466,7 +486,7 @@ impl PrimarySite {
 
     async fn make_what_is_configured(self: &Arc<Self>) -> Result<(), AgentError> {
         for database in self.shared.settings.databases.clone() {
-            if !Folder::is_valid_name(&database.name) {
+            if !Folder::is_valid_name(&database.name) || Folder::is_platform_name(&database.name) {
                 return Err(AgentError::Name { name: database.name });
             }
             if self.slots.contains(&database.name) {

@@ -71,6 +71,8 @@ pub struct AgentSettings {
     pub clients: Vec<AgentClientToken>,
     /// Databases that exist from the start.
     pub databases: Vec<AgentDatabase>,
+    /// Names of the platform's databases that a replica follows.
+    pub platform_databases: Vec<String>,
     /// What a primary reaches for handlers everywhere.
     pub postgres: Vec<PostgresSettings>,
     pub queue: QueueBounds,
@@ -100,6 +102,7 @@ impl AgentSettings {
             ca: None,
             clients: Vec::new(),
             databases: Vec::new(),
+            platform_databases: Vec::new(),
             postgres: Vec::new(),
             queue: QueueBounds {
                 rows: 100_000,

@@ -44,7 +44,7 @@ pub enum TlsError {
 }
 
 /// The server's side, speaking HTTP/2 and HTTP/1.1.
-pub(crate) fn acceptor(tls: &AgentTls) -> Result<TlsAcceptor, TlsError> {
+pub fn acceptor(tls: &AgentTls) -> Result<TlsAcceptor, TlsError> {
     let chain = certificates(&tls.cert)?;
     let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|source| TlsError::Pem {
         path: tls.key.clone(),
@@ -76,14 +76,14 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 /// Accepts connections and hands out those that have shaken hands; a slow client holds up nobody else.
-pub(crate) struct TlsListener {
+pub struct TlsListener {
     address: SocketAddr,
     ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
     accepting: AbortHandle,
 }
 
 impl TlsListener {
-    pub(crate) fn new(listener: TcpListener, acceptor: TlsAcceptor) -> io::Result<TlsListener> {
+    pub fn new(listener: TcpListener, acceptor: TlsAcceptor) -> io::Result<TlsListener> {
         let address = listener.local_addr()?;
         let (sender, ready) = mpsc::channel(WAITING);
         let accepting = tokio::spawn(accept(listener, acceptor, sender)).abort_handle();

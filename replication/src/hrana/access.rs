@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, Uri, header};
 use sha2::{Digest, Sha256};
 
 use crate::agent::{AgentSettings, ClientRole, Refusal};
+use crate::folder::Folder;
 
 /// What a request may reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,19 +71,24 @@ impl Access {
     };
 
     /// The database a request means: its token's, the one in its path, that of its host name, or the only one.
+    /// Those of the platform's are not served to clients.
     pub(super) fn database(&self, path: Option<&str>, host: Option<&str>, known: &[String]) -> Result<String, Refusal> {
+        let known: Vec<&String> = known.iter().filter(|name| !Folder::is_platform_name(name)).collect();
         if let Some(bound) = &self.database {
+            if Folder::is_platform_name(bound) {
+                return Err(Refusal::NoDatabase(bound.clone()));
+            }
             return match path {
                 Some(path) if path != bound => Err(Refusal::Token),
                 _ => Ok(bound.clone()),
             };
         }
-        let is_known = |name: &&str| known.iter().any(|known| known == name);
+        let is_known = |name: &&str| known.iter().any(|known| known.as_str() == *name);
         let named = path.or_else(|| host.and_then(first_label).filter(is_known));
-        match (named, known) {
+        match (named, &*known) {
             (Some(name), _) if is_known(&name) => Ok(name.to_owned()),
             (Some(name), _) => Err(Refusal::NoDatabase(name.to_owned())),
-            (None, [only]) => Ok(only.clone()),
+            (None, [only]) => Ok((*only).clone()),
             (None, _) => Err(Refusal::Malformed(
                 "which database? name it in the URL, http://HOST/db/NAME/, or use a token of its own".to_owned(),
             )),
@@ -190,6 +196,14 @@ mod tests {
         check(&Access::ALL, None, Some("shop.example.com"), &known, Ok("shop"));
         check(&Access::ALL, None, Some("127.0.0.1"), &known, Err("malformed"));
         check(&Access::ALL, None, None, &known[..1], Ok("shop"));
+        let known = ["_control".to_owned(), "shop".to_owned()];
+        check(&Access::ALL, None, None, &known, Ok("shop"));
+        check(&Access::ALL, Some("_control"), None, &known, Err("no_database"));
+        let platform = Access {
+            database: Some("_control".to_owned()),
+            role: ClientRole::Read,
+        };
+        check(&platform, None, None, &known, Err("no_database"));
     }
 
     #[test]

@@ -20,6 +20,11 @@ impl Checker<'_> {
                 self.error(&format!("{pointer}/token"), "this is the token of the agents", help);
             }
             let pointer = format!("{pointer}/database");
+            if client.database.starts_with('_') {
+                let message = format!("\"{}\" is the platform's, and not served to clients", client.database);
+                self.error(&pointer, message, None);
+                continue;
+            }
             match config.databases.get(&client.database) {
                 // An agent may keep databases that its file does not name; a list of some is a list of all.
                 None if config.databases.is_empty() => {}

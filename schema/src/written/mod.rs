@@ -7,6 +7,7 @@
 mod agent;
 mod agent_clients;
 mod agent_store;
+mod control;
 mod door;
 mod handler;
 mod postgres;
@@ -54,6 +55,8 @@ pub(crate) struct Config {
     postgres: BTreeMap<Text<Name>, postgres::Postgres>,
     /// This machine's part in replication.
     agent: Option<agent::Agent>,
+    /// The control plane, or the way to it.
+    control: Option<control::Control>,
     /// Wasm components by name.
     #[serde(default)]
     handlers: BTreeMap<Text<Name>, handler::Handler>,
@@ -99,6 +102,9 @@ impl Config {
             agent: self
                 .agent
                 .map(|agent| agent.into_used(base, &resolve(base, self.data_dir.clone()))),
+            control: self
+                .control
+                .map(|control| control.into_used(base, &resolve(base, self.data_dir.clone()))),
             data_dir: resolve(base, self.data_dir),
             secrets_dir: self.secrets_dir.map(|path| resolve(base, path)),
             trusted_proxies: self.trusted_proxies.into_iter().map(|range| range.0).collect(),

@@ -11,10 +11,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::api::Api;
-use super::super::primary_site::{PrimarySite, blocking};
+use super::super::primary_site::{Maker, PrimarySite, blocking};
 use super::super::{FollowingReplica, Refusal, Site};
 use super::content;
 use crate::dump::Dump;
+use crate::folder::Folder;
 use crate::log::Head;
 use crate::writer::{size_bytes, wal_path};
 
@@ -71,6 +72,9 @@ fn deleted_of(site: &PrimarySite) -> Value {
 #[serde(deny_unknown_fields)]
 pub(super) struct Create {
     name: String,
+    /// Whether control asks, for a database of the platform's.
+    #[serde(default)]
+    platform: bool,
 }
 
 pub(super) async fn create(
@@ -78,7 +82,8 @@ pub(super) async fn create(
     Json(create): Json<Create>,
 ) -> Result<(StatusCode, Json<Value>), Refusal> {
     let site = api.primary()?;
-    let created = site.create(&create.name).await?;
+    let maker = if create.platform { Maker::Platform } else { Maker::User };
+    let created = site.create(&create.name, maker).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let database = site.database(&create.name).await?;
     let head = database.durable().map_or(Head::NONE, |durable| *durable.borrow());
@@ -103,6 +108,10 @@ pub(super) async fn delete(
         .grace_seconds
         .map_or(GRACE, Duration::from_secs)
         .min(LONGEST_GRACE);
+    if Folder::is_platform_name(&database) {
+        let message = format!("{database} is the platform's; it goes when control and its agent are removed");
+        return Err(Refusal::Conflict(message));
+    }
     let entry = api.primary()?.delete(&database, grace).await?;
     Ok(Json(json!({ "database": database, "until_ms": entry.until_ms })))
 }

@@ -1,0 +1,68 @@
+//! Control: this machine is the control plane, or a PoP that reports to one.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::door::CertificateFiles;
+use super::{resolve, size};
+use crate::config;
+use crate::text::{ByteSize, Text};
+
+/// With `listen` this file's `selvedge control` is the control plane; with `url` this edge is a PoP of one.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Control {
+    /// IP address and port of the API.
+    listen: Option<Text<SocketAddr>>,
+    /// Certificate of `listen`; without one it speaks plain HTTP.
+    tls: Option<CertificateFiles>,
+    /// Folder for uploaded components and assets; `artifacts` in `data_dir` unless given.
+    artifacts: Option<PathBuf>,
+    /// The largest file that may be uploaded.
+    #[serde(default = "max_artifact")]
+    max_artifact: Text<ByteSize>,
+    /// Address of the control plane, such as `https://control.example.com:7200`.
+    #[schemars(regex(pattern = r"^https?://[^/]+/?$"))]
+    url: Option<String>,
+    /// What control gave this PoP, or a join token for it.
+    #[schemars(length(min = 1))]
+    token: Option<String>,
+    /// PEM file of authorities whose certificates are believed at `url`, besides the machine's own.
+    ca: Option<PathBuf>,
+}
+
+fn max_artifact() -> Text<ByteSize> {
+    size(config::ControlPlane::MAX_ARTIFACT_BYTES)
+}
+
+impl Control {
+    pub(super) fn into_used(self, base: &Path, data_dir: &Path) -> config::Control {
+        config::Control {
+            plane: self.listen.map(|listen| config::ControlPlane {
+                listen: listen.0,
+                tls: self.tls.map(|files| files.into_used(base)),
+                artifacts: self
+                    .artifacts
+                    .map_or_else(|| data_dir.join("artifacts"), |path| resolve(base, path)),
+                max_artifact_bytes: self.max_artifact.0.0,
+            }),
+            link: self.url.map(|url| config::ControlLink {
+                url,
+                token: self.token.unwrap_or_default(),
+                ca: self.ca.map(|path| resolve(base, path)),
+            }),
+        }
+    }
+}
+
+/// The token is not shown.
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
