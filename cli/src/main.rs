@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
 mod agent;
+mod control;
 mod db;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
@@ -69,6 +70,14 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         ready_file: Option<PathBuf>,
     },
+    /// Be the control plane that FILE's `control` says, beside its agent, until SIGTERM or Ctrl-C.
+    Control {
+        /// The configuration.
+        file: PathBuf,
+        /// Write the address, as JSON, to this file once the API accepts.
+        #[arg(long, value_name = "PATH")]
+        ready_file: Option<PathBuf>,
+    },
     /// Replicated databases by hand: make, look into, import, export, copy, check, delete.
     Db(db::Db),
     /// Build what FILE describes, completely, and serve nothing.
@@ -94,6 +103,7 @@ fn main() -> ExitCode {
             watch,
         }),
         Command::Agent { file, ready_file } => agent::run(&file, ready_file.as_deref()),
+        Command::Control { file, ready_file } => control::run(&file, ready_file.as_deref()),
         Command::Db(arguments) => return db::run(arguments),
         Command::Check { file } => check(&file),
         Command::Schema => {

@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "selvedge-replication",
         ],
     ),
+    ("selvedge-control", &["selvedge-schema", "selvedge-replication"]),
     (
         "selvedge",
         &[
@@ -31,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "selvedge-filters",
             "selvedge-replication",
             "selvedge-proxy",
+            "selvedge-control",
         ],
     ),
     ("selvedge-tests", &[]),

@@ -1,0 +1,71 @@
+//! `selvedge control`: the control plane, beside an agent.
+
+use std::io::Write;
+use std::path::Path;
+
+use selvedge_control::{ControlSettings, Started};
+use selvedge_proxy::OpenError;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::explain;
+
+/// Two for requests, more would only wait for the agent.
+const THREADS: usize = 2;
+
+pub(crate) fn run(file: &Path, ready_file: Option<&Path>) -> Result<(), String> {
+    let document = selvedge_proxy::read_configuration(file).map_err(|error| match error {
+        OpenError::Invalid(diagnostics) => diagnostics,
+        other => explain(&other),
+    })?;
+    let config = document.config;
+    let plane = config.control.and_then(|control| control.plane);
+    let (Some(plane), Some(agent)) = (plane, config.agent) else {
+        return Err(format!(
+            "error: {} has no control plane\n  help: add `control: {{ listen: 127.0.0.1:7200 }}` beside the `agent`",
+            file.display()
+        ));
+    };
+    let settings = ControlSettings::of(&plane, &agent, selvedge_filters::schemas());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .enable_all()
+        .build();
+    runtime
+        .map_err(|error| explain(&error))?
+        .block_on(serve(settings, ready_file))
+}
+
+async fn serve(settings: ControlSettings, ready_file: Option<&Path>) -> Result<(), String> {
+    let failed = |error: std::io::Error| explain(&error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let mut told = Ok(());
+    let ready = |started: Started| told = tell(&started, ready_file);
+    selvedge_control::run(settings, ready, stop)
+        .await
+        .map_err(|error| explain(&error))?;
+    told.map_err(failed)
+}
+
+/// Shows the first key, and says where control serves.
+fn tell(started: &Started, ready_file: Option<&Path>) -> std::io::Result<()> {
+    if let Some(key) = &started.first_key {
+        // Not through the log, which is kept.
+        let mut shown = std::io::stderr().lock();
+        writeln!(shown, "The first key, shown this once: {}", key.reveal())?;
+    }
+    let Some(path) = ready_file else { return Ok(()) };
+    let temporary = path.with_extension("new");
+    std::fs::write(
+        &temporary,
+        json!({ "control": started.address.to_string() }).to_string(),
+    )?;
+    std::fs::rename(&temporary, path)
+}

@@ -1,0 +1,229 @@
+//! Deployments: made once, then only their state changes. Activation points the app at one of them.
+
+use selvedge_replication::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::apps::{App, no_app};
+use super::change::{Change, ChangeError, Refused};
+use super::keys::word;
+use super::rows::json_text;
+use super::{Store, StoreError, now_ms};
+use crate::deployment::{Event, State};
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Deployment {
+    pub(crate) id: String,
+    pub(crate) app: String,
+    /// Counts the deployments of its app from 1.
+    pub(crate) version: i64,
+    pub(crate) created_ms: i64,
+    pub(crate) state: State,
+    /// Why it failed.
+    pub(crate) message: Option<String>,
+}
+
+/// A file of a deployment.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct DeployedBlob {
+    pub(crate) path: String,
+    /// SHA-256, in hex.
+    pub(crate) digest: String,
+    pub(crate) bytes: i64,
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    #[serde(deserialize_with = "json_text")]
+    manifest: serde_json::Value,
+}
+
+const DEPLOYMENTS: &str = "SELECT id, app, version, created_ms, state, message FROM deployments";
+
+impl Store {
+    pub(crate) async fn deployment(&self, id: &str) -> Result<Option<Deployment>, StoreError> {
+        self.config
+            .find(&format!("{DEPLOYMENTS} WHERE id = ?1"), vec![id.into()])
+            .await
+    }
+
+    pub(crate) async fn deployment_of_version(
+        &self,
+        app: &str,
+        version: i64,
+    ) -> Result<Option<Deployment>, StoreError> {
+        let sql = format!("{DEPLOYMENTS} WHERE app = ?1 AND version = ?2");
+        self.config.find(&sql, vec![app.into(), version.into()]).await
+    }
+
+    /// Newest first, those before version `before`.
+    pub(crate) async fn deployments(
+        &self,
+        app: &str,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<Deployment>, StoreError> {
+        let sql = format!("{DEPLOYMENTS} WHERE app = ?1 AND version < ?2 ORDER BY version DESC LIMIT ?3");
+        let params = vec![app.into(), before.unwrap_or(i64::MAX).into(), limit.into()];
+        self.config.read(&sql, params).await
+    }
+
+    pub(crate) async fn manifest(&self, id: &str) -> Result<Option<serde_json::Value>, StoreError> {
+        let sql = "SELECT manifest FROM deployments WHERE id = ?1";
+        let found: Option<Manifest> = self.config.find(sql, vec![id.into()]).await?;
+        Ok(found.map(|found| found.manifest))
+    }
+
+    pub(crate) async fn blobs(&self, id: &str) -> Result<Vec<DeployedBlob>, StoreError> {
+        let sql = "SELECT path, digest, bytes FROM deployment_blobs WHERE deployment = ?1 ORDER BY path";
+        self.config.read(sql, vec![id.into()]).await
+    }
+
+    pub(crate) async fn add_deployment(
+        &self,
+        actor: &str,
+        app: &str,
+        manifest: &serde_json::Value,
+        blobs: &[DeployedBlob],
+    ) -> Result<String, ChangeError> {
+        let id = uuid::Uuid::now_v7().simple().to_string();
+        let insert = "INSERT INTO deployments (id, app, version, created_ms, state, manifest)
+            SELECT ?2, name, 1 + coalesce((SELECT max(version) FROM deployments WHERE app = ?1), 0), ?3, 'uploaded', ?4
+            FROM apps WHERE name = ?1";
+        let params = vec![
+            app.into(),
+            id.clone().into(),
+            now_ms().into(),
+            manifest.to_string().into(),
+        ];
+        let list = "INSERT INTO deployment_blobs (deployment, path, digest, bytes)
+            SELECT ?1, value ->> 'path', value ->> 'digest', value ->> 'bytes' FROM json_each(?2)";
+        let change = Change::new(actor, "deployment.create", id.clone())
+            .detail(json!({ "app": app, "blobs": blobs.len() }))
+            .run_or(no_app(app), insert, params)
+            .run(list, vec![id.clone().into(), json!(blobs).to_string().into()]);
+        self.change(&self.config, change).await?;
+        Ok(id)
+    }
+
+    /// What the PoPs say together has happened to it. Whether it was news.
+    pub(crate) async fn judge_deployment(
+        &self,
+        actor: &str,
+        id: &str,
+        event: Event,
+        message: Option<&str>,
+    ) -> Result<bool, ChangeError> {
+        let (action, after) = match event {
+            Event::PreparedEverywhere => ("deployment.prepared", State::Prepared),
+            Event::FailedSomewhere => ("deployment.failed", State::Failed),
+            Event::Activate | Event::Replaced => unreachable!("PoPs do not decide this"),
+        };
+        let sql = "UPDATE deployments SET state = ?2, message = ?3 WHERE id = ?1 AND state IN (SELECT value FROM json_each(?4))";
+        let params = vec![
+            id.into(),
+            word(&after).into(),
+            message.map_or(Value::Null, Value::from),
+            before(event),
+        ];
+        let change = Change::new(actor, action, id)
+            .detail(json!({ "message": message }))
+            .run_or(Refused::Conflict(String::new()), sql, params);
+        match self.change(&self.config, change).await {
+            Ok(_) => Ok(true),
+            Err(ChangeError::Refused(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All clients get this deployment. With `instead_of`, only if the app is as it was when that was decided.
+    pub(crate) async fn activate(
+        &self,
+        actor: &str,
+        deployment: &Deployment,
+        instead_of: Option<&App>,
+    ) -> Result<i64, ChangeError> {
+        let (app, id) = (deployment.app.as_str(), deployment.id.as_str());
+        let changed = Refused::Changed {
+            what: "app",
+            name: app.to_owned(),
+        };
+        let point = "UPDATE apps SET previous = CASE WHEN active IS ?2 THEN previous ELSE coalesce(active, previous) END, active = ?2
+            WHERE name = ?1 AND (?3 = 0 OR active IS ?4)";
+        let active = instead_of.and_then(|app| app.active.clone());
+        let params = vec![
+            app.into(),
+            id.into(),
+            i64::from(instead_of.is_some()).into(),
+            active.map_or(Value::Null, Value::Text),
+        ];
+        let action = match instead_of {
+            Some(_) => "deployment.rollback",
+            None => "deployment.activate",
+        };
+        let change = activating(Change::new(actor, action, id).detail(json!({ "app": app })), deployment)
+            .run_or(changed, point, params)
+            .run("DELETE FROM rollouts WHERE app = ?1", vec![app.into()])
+            .run(RETIRE, vec![app.into(), before(Event::Replaced)]);
+        Ok(self.change(&self.config, change).await?.revision)
+    }
+
+    /// A part of the clients gets this deployment, the others the active one.
+    pub(crate) async fn roll_out(
+        &self,
+        actor: &str,
+        deployment: &Deployment,
+        percent: i64,
+    ) -> Result<i64, ChangeError> {
+        let (app, id) = (deployment.app.as_str(), deployment.id.as_str());
+        let alone = Refused::Conflict(format!(
+            "{app} has no other active deployment for the rest of its clients"
+        ));
+        let sql = "INSERT INTO rollouts (app, deployment, percent, started_ms)
+            SELECT name, ?2, ?3, ?4 FROM apps WHERE name = ?1 AND active <> ?2
+            ON CONFLICT (app) DO UPDATE SET deployment = excluded.deployment, percent = excluded.percent,
+              started_ms = CASE WHEN deployment = excluded.deployment THEN started_ms ELSE excluded.started_ms END";
+        let params = vec![app.into(), id.into(), percent.into(), now_ms().into()];
+        let change = Change::new(actor, "deployment.rollout", id).detail(json!({ "app": app, "percent": percent }));
+        let change = activating(change, deployment)
+            .run_or(alone, sql, params)
+            .run(RETIRE, vec![app.into(), before(Event::Replaced)]);
+        Ok(self.change(&self.config, change).await?.revision)
+    }
+
+    /// All clients get the active deployment again.
+    pub(crate) async fn end_rollout(&self, actor: &str, app: &str, id: &str) -> Result<i64, ChangeError> {
+        let changed = Refused::Changed {
+            what: "app",
+            name: app.to_owned(),
+        };
+        let sql = "DELETE FROM rollouts WHERE app = ?1 AND deployment = ?2";
+        let change = Change::new(actor, "deployment.rollback", id)
+            .detail(json!({ "app": app }))
+            .run_or(changed, sql, vec![app.into(), id.into()])
+            .run(RETIRE, vec![app.into(), before(Event::Replaced)]);
+        Ok(self.change(&self.config, change).await?.revision)
+    }
+}
+
+/// [`Event::Replaced`], for what an app neither serves nor rolls out any more.
+const RETIRE: &str =
+    "UPDATE deployments SET state = 'retired' WHERE app = ?1 AND state IN (SELECT value FROM json_each(?2))
+    AND id NOT IN (SELECT active FROM apps WHERE name = ?1 AND active IS NOT NULL)
+    AND id NOT IN (SELECT deployment FROM rollouts WHERE app = ?1)";
+
+fn activating(change: Change, deployment: &Deployment) -> Change {
+    let refused = Refused::Conflict(format!("version {} is not prepared", deployment.version));
+    let sql = "UPDATE deployments SET state = 'active' WHERE id = ?1 AND state IN (SELECT value FROM json_each(?2))";
+    change.run_or(
+        refused,
+        sql,
+        vec![deployment.id.clone().into(), before(Event::Activate)],
+    )
+}
+
+fn before(event: Event) -> Value {
+    let states: Vec<State> = State::before(event).collect();
+    Value::Text(json!(states).to_string())
+}

@@ -1,0 +1,688 @@
+//! The API over a real socket, its databases kept by a real agent.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use reqwest::{Method, StatusCode};
+use selvedge_control::{ControlSettings, Started};
+use selvedge_replication::agent::{Agent, AgentSettings, Role};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
+
+struct Site {
+    folder: tempfile::TempDir,
+    agent: Option<Agent>,
+    control: Option<Running>,
+    /// The owner's.
+    key: String,
+}
+
+struct Running {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    ended: tokio::task::JoinHandle<()>,
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: reqwest::header::HeaderMap,
+    text: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("{} {}", self.status, self.text))
+    }
+
+    #[track_caller]
+    fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        match self.text.is_empty() {
+            true => Value::Null,
+            false => self.json(),
+        }
+    }
+
+    /// A problem of this type, which says what is wrong.
+    #[track_caller]
+    fn refused(self, status: u16, code: &str) -> Value {
+        assert_eq!(
+            self.headers["content-type"], "application/problem+json",
+            "{}",
+            self.text
+        );
+        let problem = self.expect(status);
+        assert_eq!(problem["type"], format!("urn:selvedge:problem:{code}"));
+        assert_eq!(problem["status"], status);
+        assert!(
+            problem["detail"].is_string() && problem["title"].is_string(),
+            "{problem}"
+        );
+        problem
+    }
+}
+
+async fn agent(folder: &Path) -> Agent {
+    Agent::start(AgentSettings::new("primary", Role::Primary, folder.join("agent")))
+        .await
+        .unwrap()
+}
+
+fn settings(folder: &Path) -> ControlSettings {
+    ControlSettings {
+        listen: ([127, 0, 0, 1], 0).into(),
+        tls: None,
+        agent_socket: folder.join("agent/agent.sock"),
+        agent_data_dir: folder.join("agent"),
+        artifacts: folder.join("artifacts"),
+        max_artifact_bytes: 1024 * 1024,
+        filters: Vec::new(),
+    }
+}
+
+async fn control(folder: &Path) -> (Running, Option<String>) {
+    let (ready, started) = oneshot::channel();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let settings = settings(folder);
+    let ended = tokio::spawn(async move {
+        let ready = |started: Started| drop(ready.send(started));
+        let stop = async move { drop(stopped.await) };
+        selvedge_control::run(settings, ready, stop).await.unwrap();
+    });
+    let started = started.await.unwrap();
+    let key = started.first_key.map(|key| key.reveal().to_owned());
+    let address = started.address;
+    (Running { address, stop, ended }, key)
+}
+
+impl Site {
+    async fn start() -> Site {
+        let folder = tempfile::tempdir().unwrap();
+        let agent = agent(folder.path()).await;
+        let (control, key) = control(folder.path()).await;
+        Site {
+            folder,
+            agent: Some(agent),
+            control: Some(control),
+            key: key.unwrap(),
+        }
+    }
+
+    async fn restart_control(&mut self) -> Option<String> {
+        let running = self.control.take().unwrap();
+        running.stop.send(()).unwrap();
+        running.ended.await.unwrap();
+        let (running, key) = control(self.folder.path()).await;
+        self.control = Some(running);
+        key
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let address = self.control.as_ref().unwrap().address;
+        reqwest::Client::new().request(method, format!("http://{address}{path}"))
+    }
+
+    async fn ask_as(&self, key: &str, method: Method, path: &str, body: Option<Value>) -> Answer {
+        let mut request = self.request(method, path).bearer_auth(key);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        answer(request).await
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.ask_as(&self.key, Method::GET, path, None).await
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Answer {
+        self.ask_as(&self.key, Method::POST, path, Some(body)).await
+    }
+
+    async fn put(&self, path: &str, body: Value) -> Answer {
+        self.ask_as(&self.key, Method::PUT, path, Some(body)).await
+    }
+
+    async fn delete(&self, path: &str) -> Answer {
+        self.ask_as(&self.key, Method::DELETE, path, None).await
+    }
+
+    async fn upload(&self, content: &str) -> String {
+        let digest = digest(content);
+        let request = self
+            .request(Method::PUT, &format!("/v1/blobs/{digest}"))
+            .bearer_auth(&self.key);
+        let kept = answer(request.body(content.to_owned())).await;
+        assert!(kept.status.is_success(), "{}", kept.text);
+        digest
+    }
+
+    async fn make_key(&self, body: Value) -> String {
+        self.post("/v1/keys", body).await.expect(201)["key"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    /// An app with this many deployments, by their ids.
+    async fn deployed(&self, app: &str, count: usize) -> Vec<String> {
+        self.post("/v1/apps", json!({ "name": app })).await.expect(201);
+        let mut ids = Vec::new();
+        for number in 0..count {
+            let digest = self.upload(&format!("component {number}")).await;
+            let made = self
+                .post(&format!("/v1/apps/{app}/deployments"), deployment(&digest))
+                .await
+                .expect(201);
+            ids.push(made["id"].as_str().unwrap().to_owned());
+        }
+        ids
+    }
+
+    async fn state(&self, id: &str) -> Value {
+        self.get(&format!("/v1/deployments/{id}")).await.expect(200)["state"].clone()
+    }
+
+    /// A PoP that joins, and its key.
+    async fn join(&self, name: &str) -> String {
+        let token = self.post("/v1/pops/invite", json!({})).await.expect(201)["token"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let joined = self
+            .ask_as(&token, Method::POST, "/v1/pops", Some(json!({ "name": name })))
+            .await
+            .expect(201);
+        joined["key"].as_str().unwrap().to_owned()
+    }
+
+    async fn report(&self, pop: &str, key: &str, report: Value) -> Answer {
+        self.ask_as(key, Method::POST, &format!("/v1/pops/{pop}/report"), Some(report))
+            .await
+    }
+
+    async fn stop(mut self) {
+        let running = self.control.take().unwrap();
+        running.stop.send(()).unwrap();
+        running.ended.await.unwrap();
+        self.agent.take().unwrap().stop().await;
+    }
+}
+
+async fn answer(request: reqwest::RequestBuilder) -> Answer {
+    let response = request.send().await.unwrap();
+    Answer {
+        status: response.status(),
+        headers: response.headers().clone(),
+        text: response.text().await.unwrap(),
+    }
+}
+
+fn digest(content: &str) -> String {
+    Sha256::digest(content)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn deployment(digest: &str) -> Value {
+    json!({
+        "manifest": {
+            "handlers": { "shop": { "component": "shop.wasm" } },
+            "routes": [{ "match": { "path": "/*" }, "handler": "shop" }],
+        },
+        "blobs": [{ "path": "shop.wasm", "digest": digest }],
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_key_is_made_once_and_what_was_done_survives() {
+    let mut site = Site::start().await;
+    site.post("/v1/apps", json!({ "name": "shop" })).await.expect(201);
+    site.post("/v1/apps", json!({ "name": "shop" }))
+        .await
+        .refused(409, "exists");
+    assert_eq!(site.restart_control().await, None);
+    site.get("/v1/apps/shop").await.expect(200);
+    let audit = site.get("/v1/audit").await.expect(200);
+    let actions: Vec<_> = audit["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| &entry["action"])
+        .collect();
+    assert_eq!(actions, ["app.create", "key.bootstrap"]);
+    let verified = site.get("/v1/audit/verify").await.expect(200);
+    assert_eq!(
+        (&verified["entries"], &verified["broken_at"]),
+        (&json!(2), &Value::Null)
+    );
+    assert!(answer(site.request(Method::GET, "/readyz")).await.status.is_success());
+    // The key in clear is nowhere on the disk.
+    let secret = site.key.split('_').nth(2).unwrap().to_owned();
+    let mut folders = vec![site.folder.path().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            match entry.file_type().unwrap() {
+                kind if kind.is_dir() => folders.push(entry.path()),
+                kind if kind.is_file() => {
+                    let bytes = std::fs::read(entry.path()).unwrap();
+                    assert!(
+                        !bytes.windows(secret.len()).any(|part| part == secret.as_bytes()),
+                        "{:?}",
+                        entry.path()
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_comes_in_without_a_key() {
+    let site = Site::start().await;
+    let document: Value = serde_json::from_str(selvedge_control::openapi()).unwrap();
+    let mut guarded = 0;
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            if operation["security"].is_array() || (path == "/v1/pops" && method == "post") {
+                continue;
+            }
+            guarded += 1;
+            let path = path.replace('{', "").replace('}', "");
+            let method: Method = method.to_uppercase().parse().unwrap();
+            let refused = answer(site.request(method.clone(), &path)).await;
+            assert_eq!(refused.status, 401, "{method} {path}");
+            if method != Method::HEAD {
+                refused.refused(401, "no_key");
+            }
+        }
+    }
+    assert!(guarded > 30, "{guarded}");
+    site.ask_as("sel_x", Method::GET, "/v1/apps", None)
+        .await
+        .refused(401, "wrong_key");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_reach_what_they_are_for() {
+    let site = Site::start().await;
+    for app in ["shop", "blog"] {
+        site.post("/v1/apps", json!({ "name": app })).await.expect(201);
+    }
+    let developer = site
+        .make_key(json!({ "name": "ci", "role": "developer", "app": "shop" }))
+        .await;
+    let list = site.ask_as(&developer, Method::GET, "/v1/apps", None).await.expect(200);
+    assert_eq!(list["items"].as_array().unwrap().len(), 1);
+    let set = |app: &str| format!("/v1/apps/{app}/env/A");
+    let value = || Some(json!({ "value": "1" }));
+    site.ask_as(&developer, Method::PUT, &set("shop"), value())
+        .await
+        .expect(200);
+    site.ask_as(&developer, Method::PUT, &set("blog"), value())
+        .await
+        .refused(403, "forbidden");
+    site.ask_as(&developer, Method::GET, "/v1/audit", None)
+        .await
+        .refused(403, "forbidden");
+    let admin = site.make_key(json!({ "name": "a", "role": "admin" })).await;
+    let owner = Some(json!({ "name": "o", "role": "owner" }));
+    site.ask_as(&admin, Method::POST, "/v1/keys", owner)
+        .await
+        .refused(403, "forbidden");
+    let id = developer.split('_').nth(1).unwrap();
+    site.ask_as(&admin, Method::DELETE, &format!("/v1/keys/{id}"), None)
+        .await
+        .expect(204);
+    site.ask_as(&developer, Method::GET, "/v1/apps", None)
+        .await
+        .refused(401, "wrong_key");
+    let own = site.get("/v1/keys/self").await.expect(200)["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    site.delete(&format!("/v1/keys/{own}")).await.refused(409, "conflict");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_come_in_pages_and_posts_are_done_once() {
+    let site = Site::start().await;
+    let again = |key: &'static str, body: Value| {
+        let request = site.request(Method::POST, "/v1/apps").bearer_auth(&site.key);
+        answer(request.header("idempotency-key", key).json(&body))
+    };
+    for name in ["a", "b", "c"] {
+        site.post("/v1/apps", json!({ "name": name })).await.expect(201);
+    }
+    let first = again("one", json!({ "name": "d" })).await.expect(201);
+    let second = again("one", json!({ "name": "d" })).await;
+    assert_eq!(second.headers["idempotency-replayed"], "true");
+    assert_eq!(second.expect(201), first);
+    again("one", json!({ "name": "e" })).await.refused(422, "invalid");
+    again("two", json!({ "name": "d" })).await.refused(409, "exists");
+    let (mut names, mut path) = (Vec::new(), "/v1/apps?limit=3".to_owned());
+    loop {
+        let page = site.get(&path).await.expect(200);
+        names.extend(
+            page["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|app| app["name"].as_str().unwrap().to_owned()),
+        );
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/v1/apps?limit=3&cursor={next}");
+    }
+    assert_eq!(names, ["a", "b", "c", "d"]);
+    // An answer that shows a secret is not kept.
+    let request = || {
+        let request = site
+            .request(Method::POST, "/v1/keys")
+            .bearer_auth(&site.key)
+            .header("idempotency-key", "k");
+        answer(request.json(&json!({ "name": "x", "role": "viewer" })))
+    };
+    request().await.expect(201);
+    request().await.refused(409, "conflict");
+    for (path, status, code) in [
+        ("/v1/apps?limit=0", 400, "malformed"),
+        ("/v1/nothing", 404, "not_found"),
+    ] {
+        site.get(path).await.refused(status, code);
+    }
+    site.post("/v1/apps", json!({ "nam": "x" }))
+        .await
+        .refused(400, "malformed");
+    site.post("/v1/apps/a", json!({})).await.refused(405, "method");
+    site.post("/v1/apps", json!({ "name": "x".repeat(5_000_000) }))
+        .await
+        .refused(413, "too_large");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_is_what_its_digest_says() {
+    let site = Site::start().await;
+    let digest = site.upload("0123456789").await;
+    let path = format!("/v1/blobs/{digest}");
+    let get = |range: &str| {
+        answer(
+            site.request(Method::GET, &path)
+                .bearer_auth(&site.key)
+                .header("range", range),
+        )
+    };
+    assert_eq!(site.get(&path).await.text, "0123456789");
+    let part = get("bytes=2-4").await;
+    assert_eq!((part.status.as_u16(), part.text.as_str()), (206, "234"));
+    assert_eq!(part.headers["content-range"], "bytes 2-4/10");
+    get("bytes=10-").await.refused(416, "range");
+    assert_eq!(site.upload("0123456789").await, digest);
+    let put = |path: String, body: String| answer(site.request(Method::PUT, &path).bearer_auth(&site.key).body(body));
+    let other = format!("/v1/blobs/{}", "0".repeat(64));
+    put(other.clone(), "something else".to_owned())
+        .await
+        .refused(422, "invalid");
+    site.get(&other).await.refused(404, "not_found");
+    put(other, "x".repeat(1024 * 1024 + 1)).await.refused(413, "too_large");
+    put("/v1/blobs/abc".to_owned(), String::new())
+        .await
+        .refused(400, "malformed");
+    site.upload("").await;
+    // Of what was refused nothing is left.
+    assert_eq!(
+        std::fs::read_dir(site.folder.path().join("artifacts/blobs/sha256"))
+            .unwrap()
+            .count(),
+        2
+    );
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_from_upload_to_rollback() {
+    let site = Site::start().await;
+    let ids = site.deployed("shop", 2).await;
+    let made = site.get(&format!("/v1/deployments/{}", ids[0])).await.expect(200);
+    assert_eq!((&made["state"], &made["version"]), (&json!("uploaded"), &json!(1)));
+    assert_eq!(made["blobs"][0]["bytes"], 11);
+    let run = async |id: &str, body: Value| site.post(&format!("/v1/deployments/{id}/activate"), body).await;
+    run(&ids[0], json!({ "percent": 5 })).await.refused(409, "conflict");
+    assert_eq!(
+        run(&ids[0], json!({})).await.expect(200)["deployment"]["state"],
+        "active"
+    );
+    run(&ids[1], json!({ "percent": 10 })).await.expect(200);
+    let app = site.get("/v1/apps/shop").await.expect(200);
+    assert_eq!(
+        (&app["active"], &app["rollout"], &app["percent"]),
+        (&json!(ids[0]), &json!(ids[1]), &json!(10))
+    );
+    // The rollout ends, and then comes again for all.
+    site.post("/v1/apps/shop/rollback", json!({})).await.expect(200);
+    assert_eq!(site.state(&ids[1]).await, "retired");
+    run(&ids[1], json!({})).await.expect(200);
+    assert_eq!(site.state(&ids[0]).await, "retired");
+    let back = site.post("/v1/apps/shop/rollback", json!({})).await.expect(200);
+    assert_eq!(back["deployment"]["id"], json!(ids[0]));
+    site.post("/v1/apps/shop/rollback", json!({ "to": 2 }))
+        .await
+        .expect(200);
+    assert_eq!(
+        (site.state(&ids[0]).await, site.state(&ids[1]).await),
+        (json!("retired"), json!("active"))
+    );
+    site.post("/v1/apps/shop/rollback", json!({ "to": 7 }))
+        .await
+        .refused(404, "not_found");
+    let deployments = "/v1/apps/shop/deployments";
+    let missing = site
+        .post(deployments, deployment(&"0".repeat(64)))
+        .await
+        .refused(422, "invalid");
+    assert_eq!(missing["missing"], json!(["0".repeat(64)]));
+    let mut wrong = deployment(&digest("component 0"));
+    wrong["manifest"]["handlrs"] = json!({});
+    let told = site.post(deployments, wrong).await.refused(422, "invalid");
+    assert_eq!(told["errors"][0]["help"], "did you mean `handlers`?");
+    site.put("/v1/apps/shop/domains/shop.example.com", json!({}))
+        .await
+        .expect(200);
+    site.post("/v1/apps", json!({ "name": "blog" })).await.expect(201);
+    site.put("/v1/apps/blog/domains/shop.example.com", json!({}))
+        .await
+        .refused(409, "conflict");
+    site.delete("/v1/apps/shop").await.expect(200);
+    site.get(&format!("/v1/deployments/{}", ids[0]))
+        .await
+        .refused(404, "not_found");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn activations_at_the_same_time_leave_one_active() {
+    let site = Site::start().await;
+    let ids = site.deployed("shop", 4).await;
+    let activations = ids.iter().map(async |id| {
+        site.post(&format!("/v1/deployments/{id}/activate"), json!({}))
+            .await
+            .expect(200);
+    });
+    futures::future::join_all(activations).await;
+    let active = site.get("/v1/apps/shop").await.expect(200)["active"].clone();
+    for id in &ids {
+        let expected = if active == json!(id) { "active" } else { "retired" };
+        assert_eq!(site.state(id).await, expected);
+    }
+    let verified = site.get("/v1/audit/verify").await.expect(200);
+    assert_eq!(verified["broken_at"], Value::Null);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pops_prepare_acknowledge_and_leave() {
+    let site = Site::start().await;
+    let (fra, nyc) = (site.join("fra").await, site.join("nyc").await);
+    for (pop, key) in [("fra", &fra), ("nyc", &nyc)] {
+        site.report(pop, key, json!({ "revision": 0 })).await.expect(200);
+    }
+    site.report("nyc", &fra, json!({ "revision": 0 }))
+        .await
+        .refused(403, "forbidden");
+    site.report("fra", &fra, json!({ "revision": 99 }))
+        .await
+        .refused(422, "invalid");
+    let id = site.deployed("shop", 1).await.remove(0);
+    let activate = format!("/v1/deployments/{id}/activate");
+    let waiting = site.post(&activate, json!({})).await.refused(409, "conflict");
+    assert_eq!(waiting["waiting_for"], json!(["fra", "nyc"]));
+    let said = |state: &str, message: Value| json!({ "revision": 2, "deployments": { &id: { "state": state, "message": message } } });
+    site.report("fra", &fra, said("prepared", Value::Null))
+        .await
+        .expect(200);
+    assert_eq!(site.state(&id).await, "uploaded");
+    site.report("nyc", &nyc, said("failed", json!("no memory")))
+        .await
+        .expect(200);
+    let failed = site.get(&format!("/v1/deployments/{id}")).await.expect(200);
+    assert_eq!(
+        (&failed["state"], &failed["message"]),
+        (&json!("failed"), &json!("nyc: no memory"))
+    );
+    site.report("nyc", &nyc, said("prepared", Value::Null))
+        .await
+        .expect(200);
+    assert_eq!(site.state(&id).await, "prepared");
+    let revision = site.post(&activate, json!({})).await.expect(200)["revision"]
+        .as_i64()
+        .unwrap();
+    let changes = format!("/v1/changes/{revision}?wait_ms=0");
+    assert_eq!(site.get(&changes).await.expect(200)["propagated"], false);
+    let path = format!("/v1/changes/{revision}?wait_ms=30000");
+    let report = async {
+        for (pop, key) in [("fra", &fra), ("nyc", &nyc)] {
+            site.report(pop, key, json!({ "revision": revision })).await.expect(200);
+        }
+    };
+    let (told, ()) = tokio::join!(site.get(&path), report);
+    let told = told.expect(200);
+    assert_eq!(told["propagated"], true, "{told}");
+    assert!(told["pops"]["fra"]["acknowledged_ms"].is_i64());
+    // Gone at once; to join anew takes a token of its own name.
+    site.delete("/v1/pops/nyc").await.expect(204);
+    site.report("nyc", &nyc, json!({ "revision": 0 }))
+        .await
+        .refused(401, "wrong_key");
+    assert_eq!(
+        site.get("/v1/pops").await.expect(200)["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    let invite = async |body: Value| {
+        site.post("/v1/pops/invite", body).await.expect(201)["token"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let join = async |token: &str| {
+        site.ask_as(token, Method::POST, "/v1/pops", Some(json!({ "name": "fra" })))
+            .await
+    };
+    let token = invite(json!({})).await;
+    join(&token).await.refused(409, "exists");
+    let token = invite(json!({ "pop": "fra" })).await;
+    join(&token).await.expect(201);
+    join(&token).await.refused(401, "wrong_key");
+    site.report("fra", &fra, json!({ "revision": 0 }))
+        .await
+        .refused(401, "wrong_key");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flags_have_versions_and_are_evaluated() {
+    let site = Site::start().await;
+    let flag = json!({ "rules": [{ "when": [{ "attribute": "country", "is": ["CH"] }], "serve": "on" }] });
+    let set = site.put("/v1/flags/checkout", flag.clone()).await;
+    assert_eq!(set.headers["etag"], "\"1\"");
+    let set = async |condition: (&str, &str), value: Value| {
+        let request = site.request(Method::PUT, "/v1/flags/checkout").bearer_auth(&site.key);
+        answer(request.header(condition.0, condition.1).json(&value)).await
+    };
+    set(("if-none-match", "*"), flag.clone()).await.refused(409, "exists");
+    set(("if-match", "\"7\""), flag.clone()).await.refused(412, "changed");
+    assert_eq!(set(("if-match", "\"1\""), json!({})).await.expect(200)["version"], 2);
+    let back = site
+        .post("/v1/flags/checkout/rollback", json!({ "to": 1 }))
+        .await
+        .expect(200);
+    assert_eq!((&back["version"], &back["value"]["rules"]), (&json!(3), &flag["rules"]));
+    site.put("/v1/flags/checkout", json!({ "rules": [{ "serve": "onn" }] }))
+        .await
+        .refused(422, "invalid");
+    let evaluate = async |context: Value| {
+        site.post("/ofrep/v1/evaluate/flags/checkout", json!({ "context": context }))
+            .await
+            .expect(200)
+    };
+    let found = evaluate(json!({ "targetingKey": "u", "country": "CH" })).await;
+    assert_eq!(
+        (&found["value"], &found["reason"]),
+        (&json!(true), &json!("TARGETING_MATCH"))
+    );
+    assert_eq!(evaluate(json!({})).await["value"], false);
+    let missing = site.post("/ofrep/v1/evaluate/flags/other", json!({})).await.expect(404);
+    assert_eq!(missing["errorCode"], "FLAG_NOT_FOUND");
+    let all = site.post("/ofrep/v1/evaluate/flags", json!({})).await;
+    let request = site
+        .request(Method::POST, "/ofrep/v1/evaluate/flags")
+        .bearer_auth(&site.key)
+        .json(&json!({}));
+    let same = answer(request.header("if-none-match", &all.headers["etag"])).await;
+    assert_eq!(
+        (same.status.as_u16(), all.json()["flags"][0]["key"].as_str()),
+        (304, Some("checkout"))
+    );
+    site.delete("/v1/flags/checkout").await.expect(200);
+    site.get("/v1/flags/checkout").await.refused(404, "not_found");
+    let history = site.get("/v1/flags/checkout/history").await.expect(200);
+    let versions: Vec<_> = history["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["version"].as_i64().unwrap())
+        .collect();
+    assert_eq!(
+        (versions, &history["items"][0]["value"]),
+        (vec![4, 3, 2, 1], &Value::Null)
+    );
+    site.put("/v1/settings/theme", json!("dark")).await.expect(200);
+    assert_eq!(site.get("/v1/settings/theme").await.expect(200)["value"], "dark");
+    site.post("/v1/purge", json!({ "tag": "products" })).await.expect(200);
+    site.post("/v1/purge", json!({ "url": "products" }))
+        .await
+        .refused(422, "invalid");
+    site.stop().await;
+}
+
+/// `SELVEDGE_WRITE=1` writes it anew.
+#[test]
+fn the_committed_description_is_the_served_one() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
+    if std::env::var_os("SELVEDGE_WRITE").is_some() {
+        std::fs::write(&path, selvedge_control::openapi()).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == selvedge_control::openapi(),
+        "run this test with SELVEDGE_WRITE=1"
+    );
+}
