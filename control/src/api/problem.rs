@@ -16,7 +16,8 @@ use crate::store::{Refused, StoreError};
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Problem {
     /// `urn:selvedge:problem:` and the code.
-    r#type: String,
+    #[schema(value_type = String)]
+    r#type: Box<str>,
     /// The same for every problem of this type.
     title: &'static str,
     status: u16,
@@ -31,7 +32,7 @@ pub(crate) struct Problem {
     more: Map<String, Value>,
     #[serde(skip)]
     #[schema(ignore)]
-    retry_after: Option<u64>,
+    retry_after: Option<u32>,
 }
 
 /// The types there are: code, status, title.
@@ -84,7 +85,7 @@ impl Problem {
     pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Problem {
         let (code, status, title) = kind.words();
         Problem {
-            r#type: format!("urn:selvedge:problem:{code}"),
+            r#type: format!("urn:selvedge:problem:{code}").into(),
             title,
             status: status.as_u16(),
             detail: detail.into(),
@@ -125,7 +126,7 @@ impl Problem {
             .help("ask an admin for a key whose role and scope have it")
     }
 
-    pub(crate) fn too_often(seconds: u64) -> Problem {
+    pub(crate) fn too_often(seconds: u32) -> Problem {
         let mut problem = Problem::new(Kind::TooOften, "this key has used up its requests");
         problem.retry_after = Some(seconds);
         problem.help(format!("wait {seconds} s"))

@@ -34,13 +34,17 @@ impl Rates {
     }
 
     /// Seconds to wait, if this key has asked too often.
-    pub(crate) fn check(&self, id: &str) -> Result<(), u64> {
-        if self.asked.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == 0 {
+    pub(crate) fn check(&self, id: &str) -> Result<(), u32> {
+        if self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(SWEEP_EVERY) {
             self.limiter.retain_recent();
         }
         let wait = |until: governor::NotUntil<_>| until.wait_time_from(DefaultClock::default().now());
         let outcome = self.limiter.check_key(&id.to_owned());
-        outcome.map_err(|until| wait(until).as_secs().saturating_add(1))
+        outcome.map_err(|until| {
+            u32::try_from(wait(until).as_secs())
+                .unwrap_or(u32::MAX)
+                .saturating_add(1)
+        })
     }
 }
 
