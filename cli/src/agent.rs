@@ -15,6 +15,8 @@ use crate::explain;
 
 /// Two for requests, more would only wait for the disk.
 const THREADS: usize = 2;
+/// What control has for PoPs.
+const CONFIG_DATABASE: &str = "_config";
 
 pub(crate) fn run(file: &Path, ready_file: Option<&Path>) -> Result<(), String> {
     let document = selvedge_proxy::read_configuration(file).map_err(|error| match error {
@@ -99,7 +101,12 @@ fn settings(config: &Config) -> Option<AgentSettings> {
                 seed: database.seed.clone(),
             })
             .collect(),
-        platform_databases: Vec::new(),
+        platform_databases: config
+            .control
+            .iter()
+            .filter(|control| control.link.is_some())
+            .map(|_| CONFIG_DATABASE.to_owned())
+            .collect(),
         postgres: postgres.collect(),
         queue: QueueBounds {
             rows: agent.queue_rows,

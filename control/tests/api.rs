@@ -292,7 +292,7 @@ async fn nobody_comes_in_without_a_key() {
                 continue;
             }
             guarded += 1;
-            let path = path.replace('{', "").replace('}', "");
+            let path = path.replace(['{', '}'], "");
             let method: Method = method.to_uppercase().parse().unwrap();
             let refused = answer(site.request(method.clone(), &path)).await;
             assert_eq!(refused.status, 401, "{method} {path}");

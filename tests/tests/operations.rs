@@ -426,8 +426,8 @@ async fn every_example_configuration_runs() {
         .collect();
     names.sort();
     for name in &names {
-        if name == "primary.yaml" {
-            // No proxy: tests/cluster.rs runs it as an agent, with the PoP beside it.
+        if ["primary.yaml", "control.yaml"].contains(&name.as_str()) {
+            // No proxy: tests/cluster.rs and tests/control.rs run them.
             continue;
         }
         let setup = Edge::configure_file(folder.join(name));

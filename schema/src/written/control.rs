@@ -1,4 +1,4 @@
-//! Control: this machine is the control plane, or a PoP that reports to one.
+//! Control: this machine is the control plane, or a PoP of one.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,8 @@ use super::{resolve, size};
 use crate::config;
 use crate::text::{ByteSize, Text};
 
-/// With `listen` this file's `selvedge control` is the control plane; with `url` this edge is a PoP of one.
+/// With `listen` this file's `selvedge control` is the control plane; with `url` this machine is a PoP of one, and its
+/// agent keeps a replica of what control has for PoPs.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Control {
