@@ -1,10 +1,11 @@
 //! A request body on its way to a handler, and what ends its exchange before it has ended.
 //!
 //! While pingora hands a piece of the body over it looks at nothing else, and a guest may let it wait for as long as the
-//! guest is allowed to run. Who leaves meanwhile is noticed here. Over HTTP/1 the socket says it. Over HTTP/2 a stream can
-//! be given up while its connection lives, and only reading tells: so pingora is not made to wait for longer than
-//! [`PATIENCE`] a piece. A piece is a frame of at most 16 KiB: what a guest does not take grows by 64 KiB a second, for as
-//! long as `limits.wall`.
+//! guest is allowed to run. Who leaves meanwhile is noticed here. Over HTTP/1 the socket says it: of a reset at once, of an
+//! orderly end when all before it has arrived; what does not fit the buffers keeps it from arriving until `limits.wall`.
+//! Over HTTP/2 a stream can be given up while its connection lives, and only reading tells: so pingora is not made to wait
+//! for longer than [`PATIENCE`] a piece. A piece is a frame of at most 16 KiB: what a guest does not take grows by 64 KiB a
+//! second, for as long as `limits.wall`.
 //!
 //! Two more things pingora knows of HTTP/1 only. A client that sends nothing for too long is given up. And when the answer is
 //! complete, whoever still sends is told to stop: the stream is reset with `NO_ERROR` (RFC 9113 section 8.1), as some
