@@ -23,6 +23,8 @@ pub(crate) enum Menu {
     FlipLog,
     PowerCutAtPrimary,
     PowerCutAtPop,
+    /// At a PoP that has been cut off for a while: what it was given lies in its queue alone.
+    PowerCutAtLonelyPop,
 }
 
 #[derive(Debug, Clone)]
@@ -71,6 +73,8 @@ pub(crate) enum Fault {
     },
     PowerCut {
         site: usize,
+        /// Whether its link to the primary was cut before.
+        lonely: bool,
     },
 }
 
@@ -87,6 +91,8 @@ const LASTS_MS: u64 = 900;
 /// One fault in so many lasts longer than a follower's patience with a silent primary.
 const LONG_ONE_IN: u8 = 12;
 const LONG: Duration = Duration::from_millis(4500);
+/// How long a PoP takes writes without its primary before its power is cut.
+const LONELY: Duration = Duration::from_millis(600);
 /// A scrub reads everything once a second.
 const SCRUBBED: Duration = Duration::from_secs(20);
 /// Between a replica's quarantine and the moment its readers know.
@@ -154,8 +160,14 @@ fn fault(kind: Menu, rng: &mut Rng) -> Fault {
             seed,
         },
         Menu::FlipLog => Fault::FlipLog { seed },
-        Menu::PowerCutAtPrimary => Fault::PowerCut { site: PRIMARY },
-        Menu::PowerCutAtPop => Fault::PowerCut { site: replica },
+        Menu::PowerCutAtPrimary => Fault::PowerCut {
+            site: PRIMARY,
+            lonely: false,
+        },
+        Menu::PowerCutAtPop | Menu::PowerCutAtLonelyPop => Fault::PowerCut {
+            site: replica,
+            lonely: kind == Menu::PowerCutAtLonelyPop,
+        },
     }
 }
 
@@ -257,14 +269,21 @@ impl Done {
                 tokio::time::sleep(step.lasts).await;
             }
             Fault::FlipLog { seed } => self.flip_log(cluster, *seed).await,
-            Fault::PowerCut { site } => {
+            Fault::PowerCut { site, lonely } => {
                 let without = &mut cluster.sites[*site];
+                if let Some(link) = without.link.as_ref().filter(|_| *lonely) {
+                    link.fall(Sickness::Cut);
+                    tokio::time::sleep(LONELY).await;
+                }
                 without.disk.cut_power();
                 without.kill();
                 without.end_reader();
                 without.disk.restore_power();
                 self.power_cuts += 1;
                 tokio::time::sleep(step.lasts).await;
+                if let Some(link) = &cluster.sites[*site].link {
+                    link.fall(Sickness::None);
+                }
             }
         }
         if let Some(site) = step.fault.ends() {
@@ -344,7 +363,7 @@ impl Fault {
             Fault::Kill { site }
             | Fault::Stop { site }
             | Fault::FlipStoppedFile { site, .. }
-            | Fault::PowerCut { site } => Some(*site),
+            | Fault::PowerCut { site, .. } => Some(*site),
             Fault::FlipLog { .. } => Some(PRIMARY),
             _ => None,
         }

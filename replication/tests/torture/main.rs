@@ -69,11 +69,12 @@ const SCENARIOS: [Scenario; 3] = [
         menu: &[
             Menu::PowerCutAtPrimary,
             Menu::PowerCutAtPop,
+            Menu::PowerCutAtLonelyPop,
             Menu::PowerCutAtPrimary,
             Menu::Kill,
         ],
         seed: 3,
-        steps: 6,
+        steps: 7,
     },
 ];
 
@@ -93,7 +94,7 @@ const PLANTS: [(&str, &str, &str); 6] = [
 
 /// Faults are planted in so many runs, with the scenario's seed and those after it, until one is found: what is done
 /// follows from the seed, whether it hits the moment does not.
-const PLANTED_RUNS: u64 = 4;
+const PLANTED_RUNS: u64 = 8;
 /// Steps of a run of `cargo xtask torture`.
 const LONG_STEPS: usize = 40;
 /// Tests at the same time: they wait most of the time.
