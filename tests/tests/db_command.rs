@@ -742,3 +742,23 @@ async fn an_agent_with_a_certificate_of_an_authority_of_ones_own() {
         .await
         .refused(1, "empty.pem holds no certificate");
 }
+
+#[tokio::test]
+async fn a_vacuumed_database_is_smaller_and_has_what_it_had_everywhere() {
+    let primary = primary("").await;
+    let pop = replica_of(&primary).await;
+    db(&primary, &["create", "shop"]).await.done();
+    sql(&primary, "shop", "CREATE TABLE t (a)").await;
+    let fill = "INSERT INTO t SELECT zeroblob(4000) FROM (WITH RECURSIVE n (i) AS \
+                (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) SELECT i FROM n)";
+    sql(&primary, "shop", fill).await;
+    sql(&primary, "shop", "DELETE FROM t WHERE rowid > 10").await;
+    let done = db(&pop, &["--json", "vacuum", "shop"]).await.json();
+    let (before, after) = (done["bytes_before"].as_u64(), done["bytes"].as_u64());
+    assert!(before > Some(1_000_000) && after < Some(200_000), "{done}");
+    assert_eq!(count(&pop, "shop", "t").await, 10);
+    sql(&pop, "shop", "INSERT INTO t VALUES (1)").await;
+    assert_eq!(count(&primary, "shop", "t").await, 11);
+    db(&pop, &["verify", "shop"]).await.done();
+    db(&pop, &["vacuum", "nothing"]).await.refused(1, "nothing");
+}

@@ -12,7 +12,7 @@ mod report;
 
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::tools;
 
@@ -21,7 +21,17 @@ const ROUNDS: usize = 5;
 /// Seconds of one measurement. Short, so that five rounds of all cases stay within ten minutes.
 const SECONDS: u32 = 2;
 
-pub(crate) fn run() -> Result<()> {
+/// Measures the `edge`, the `data` layer, or both.
+pub(crate) fn run(part: Option<&str>) -> Result<()> {
+    match part {
+        None => edge().and_then(|()| data()),
+        Some("edge") => edge(),
+        Some("data") => data(),
+        Some(other) => bail!("there is no part {other:?}: use `edge`, `data`, or nothing for both"),
+    }
+}
+
+fn edge() -> Result<()> {
     let path = tools::path_with_cmake()?;
     tools::bench_peers(&path);
     println!("building in release mode");
@@ -36,8 +46,6 @@ pub(crate) fn run() -> Result<()> {
             "selvedge",
             "--example",
             "instantiate",
-            "--example",
-            "figures",
         ],
         &path,
     )?;
@@ -57,11 +65,30 @@ pub(crate) fn run() -> Result<()> {
         results.push(measure(&case, &mut running, &path)?);
     }
     let instantiation = instantiation(&path)?;
-    let data = data::run(&folder, &path)?;
-    let text = report::render(&results, &instantiation, &data, &programs);
-    fs::write(tools::workspace_root().join("docs/benchmarks.md"), &text)?;
+    write("docs/benchmarks.md", &report::edge(&results, &instantiation, &programs))
+}
+
+fn data() -> Result<()> {
+    let path = tools::path_with_cmake()?;
+    tools::peers(&path);
+    println!("building in release mode");
+    let build = [
+        "build",
+        "--release",
+        "--locked",
+        "-p",
+        "selvedge-replication",
+        "--example",
+        "figures",
+    ];
+    tools::run("cargo", &build, &path)?;
+    let results = data::run(&scratch_folder()?, &path)?;
+    write("docs/benchmarks-data.md", &report::data(&results))
+}
+
+fn write(file: &str, text: &str) -> Result<()> {
     println!("{text}");
-    Ok(())
+    fs::write(tools::workspace_root().join(file), text).with_context(|| file.to_owned())
 }
 
 /// What one peer did in one case: medians.

@@ -21,7 +21,8 @@ use anyhow::Result;
 const USAGE: &str = "usage: cargo xtask demo | test | bench | torture | reference | guests | data
   demo   builds everything and serves the example site on loopback
   test   formatting, lints, dependency rules and all tests
-  bench  measures the edge beside nginx, Envoy and wasmtime; writes docs/benchmarks.md
+  bench [edge | data]  measures the edge beside nginx, Envoy and wasmtime, and the data layer beside Litestream and
+         rusqlite; writes docs/benchmarks.md and docs/benchmarks-data.md
   torture --minutes N [--seed S]  real agents under faults, with new seeds, until the time is over or something is found
   reference  writes docs/configuration.md from the schema
   guests rebuilds the wasm components of tests and demo
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
     let outcome = match command.as_deref() {
         Some("demo") => demo::run(),
         Some("test") => test::run(),
-        Some("bench") => bench::run(),
+        Some("bench") => bench::run(std::env::args().nth(2).as_deref()),
         Some("torture") => torture::run(std::env::args().skip(2)),
         Some("reference") => reference::write(),
         Some("guests") => guests::rebuild(),

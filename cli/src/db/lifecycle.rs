@@ -149,6 +149,14 @@ pub(super) async fn undelete(agent: &Agent, name: &str) -> Result<Answer, Failur
     Ok(Answer::new(format!("{name} is back"), done))
 }
 
+pub(super) async fn vacuum(agent: &Agent, name: &str) -> Result<Answer, Failure> {
+    let done: Value = agent.post(&format!("/v1/databases/{name}/vacuum"), &json!({})).await?;
+    agent.wait_until_here(name, &done["head"]).await?;
+    let kib = |field: &str| done[field].as_u64().unwrap_or_default() / 1024;
+    let text = format!("{name} takes {} KiB, and took {}", kib("bytes"), kib("bytes_before"));
+    Ok(Answer::new(text, done))
+}
+
 /// A JSON text as it is.
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()

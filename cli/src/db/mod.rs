@@ -71,6 +71,8 @@ enum Command {
     Lag { name: Option<String> },
     /// Read all of a database and compare it with the log.
     Verify { name: String },
+    /// Write a database anew, without its free pages; replicas copy it anew.
+    Vacuum { name: String },
     /// Delete a database; until its grace is over it can be undeleted.
     Delete(lifecycle::Delete),
     /// Bring a deleted database back.
@@ -186,6 +188,7 @@ fn answer(db: Db) -> Result<(), Failure> {
         Command::Restore(restore) => runtime.block_on(lifecycle::restore(&agent, restore, as_json))?,
         Command::Lag { name } => runtime.block_on(lag::run(&agent, name.as_deref()))?,
         Command::Verify { name } => runtime.block_on(verify::run(&agent, &name, as_json))?,
+        Command::Vacuum { name } => runtime.block_on(lifecycle::vacuum(&agent, &name))?,
         Command::Delete(delete) => runtime.block_on(lifecycle::delete(&agent, delete))?,
         Command::Undelete { name } => runtime.block_on(lifecycle::undelete(&agent, &name))?,
     };

@@ -25,7 +25,7 @@ use crate::position::{Epoch, Txid};
 use crate::queue::Operation;
 use crate::store::recover::{Recovered, recover};
 use crate::store::{Source, Store, StoreStatus, Uploader};
-use crate::{Committed, Database, Publication, SqlError, sums};
+use crate::{Committed, Database, Publication, SqlError, pages, sums};
 
 /// Time between two looks for deleted databases whose grace has passed.
 const TENDING: Duration = Duration::from_secs(1);
@@ -252,6 +252,32 @@ impl PrimarySite {
 
     /// Makes the draft the database's content: whole, or not at all. What was there goes on until then.
     pub(crate) async fn replace(self: &Arc<Self>, draft: (Draft, Drafting)) -> Result<Head, Refusal> {
+        self.fill_and_replace(draft, |_| Ok(())).await
+    }
+
+    /// Writes a database anew, without free pages and in order (sqlite.org/lang_vacuum.html). What was done in it stays
+    /// known. Whoever writes meanwhile waits or tries again; replicas copy it anew.
+    pub(crate) async fn vacuum(self: &Arc<Self>, name: &str) -> Result<Head, Refusal> {
+        // Damaged, it would be made to look whole.
+        self.database(name).await?;
+        let folder = self.folder(name);
+        let missing = self.missing(name);
+        let fill = move |draft: &Draft| {
+            let current = folder.current().ok_or(missing)?;
+            pages::copy(&current, draft.path()).map_err(|error| Refusal::of(&error))?;
+            let file = std::fs::File::open(draft.path());
+            file.and_then(|file| file.sync_all())
+                .map_err(|error| Refusal::of(&error))
+        };
+        self.fill_and_replace(self.draft(name).await?, fill).await
+    }
+
+    /// `fill` sees the file of before with everything in it, while nobody else uses it.
+    async fn fill_and_replace(
+        self: &Arc<Self>,
+        draft: (Draft, Drafting),
+        fill: impl FnOnce(&Draft) -> Result<(), Refusal> + Send + 'static,
+    ) -> Result<Head, Refusal> {
         let site = Arc::clone(self);
         let (draft, drafting) = draft;
         uninterrupted(async move {
@@ -264,6 +290,7 @@ impl PrimarySite {
                 return Err(site.missing(&name));
             }
             site.settle(&slot).await?;
+            let draft = blocking(move || fill(&draft).map(|()| draft)).await?;
             let database = site.open_draft(&slot, draft).await?;
             site.note_there(&name);
             let head = database.durable().map_or(Head::NONE, |durable| *durable.borrow());

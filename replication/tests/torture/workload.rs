@@ -2,9 +2,8 @@
 //!
 //! An operation is a batch: its effect, its line in an append-only ledger, and a counter of lines. Effects are transfers
 //! between accounts (some of which a CHECK refuses), full-text notes, large values, mass deletion in a database that
-//! gives its pages back (`auto_vacuum = full`), tables and indexes made and dropped. VACUUM itself is not among them:
-//! the API runs every statement in a transaction, which VACUUM refuses, and the guard refuses `PRAGMA
-//! incremental_vacuum`; the auto-vacuum moves and truncates pages in the same way at every commit that frees some.
+//! gives its pages back (`auto_vacuum = full`), tables and indexes made and dropped. Now and then a database is vacuumed
+//! while the others write.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -25,6 +24,8 @@ const BALANCE: i64 = 1000;
 const CLIENTS: usize = 2;
 /// Earlier operations a client may repeat.
 const REPEATABLE: usize = 16;
+/// Operations for each VACUUM.
+const VACUUM_ONE_IN: u8 = 120;
 /// Of one value.
 const BLOB_BYTES: i64 = 400_000;
 
@@ -226,6 +227,9 @@ impl Client {
             let repeat = (rng.u8(..6) == 0).then(|| (rng.usize(..REPEATABLE), rng.usize(..SITES)));
             let pause = Duration::from_millis(rng.u64(..15));
 
+            if rng.u8(..VACUUM_ONE_IN) == 0 {
+                self.vacuum(database).await;
+            }
             let id = format!("{}-{number}", self.number);
             let body = body(&id, self.number, &statements, optimistic);
             let index = self.note(&mut self.history.lock(), id, database, may_fail);
@@ -241,6 +245,19 @@ impl Client {
             }
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// It may be refused, or die on the way: either file is whole.
+    async fn vacuum(&self, database: &str) {
+        let address = *self.addresses[self.home].lock();
+        let Some(address) = address else { return };
+        let url = format!("http://{address}/v1/databases/{database}/vacuum");
+        let request = self
+            .http
+            .post(url)
+            .bearer_auth("torture")
+            .timeout(Duration::from_secs(5));
+        let _ = request.send().await;
     }
 
     fn note(&self, history: &mut Vec<Operation>, id: String, database: &'static str, may_fail: bool) -> usize {

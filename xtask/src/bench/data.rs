@@ -1,6 +1,6 @@
 //! The data layer's figures: the example `figures`, case by case, and Litestream beside it where it can be had.
 
-use std::{ffi::OsString, fs, path::Path};
+use std::{collections::BTreeMap, ffi::OsString, fs, path::Path};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -35,29 +35,61 @@ const CASES: &[(&str, &str)] = &[
     ),
 ];
 
-pub(super) fn run(folder: &Path, path: &OsString) -> Result<Vec<(&'static str, Value)>> {
-    let example = tools::target_dir()?.join("release/examples/figures");
+/// Rounds in which the cases take turns.
+pub(super) const ROUNDS: usize = 3;
+
+/// Medians of what one case measured.
+pub(super) struct CaseResult {
+    pub(super) name: &'static str,
+    pub(super) what: &'static str,
+    pub(super) figures: Vec<(String, f64)>,
+}
+
+pub(super) fn run(folder: &Path, path: &OsString) -> Result<Vec<CaseResult>> {
     let folder = folder.join("data");
     fs::create_dir_all(&folder)?;
-    let mut results = Vec::new();
-    for (case, what) in CASES {
-        println!("── {case}: {what}");
-        let mut command = tools::command(&example.display().to_string(), path);
-        command.arg(case).current_dir(&folder);
-        if *case == "litestream" {
-            let Some(litestream) = tools::litestream() else {
-                println!("   litestream is not installed: not measured");
+    let mut rounds: Vec<BTreeMap<String, Vec<f64>>> = CASES.iter().map(|_| BTreeMap::new()).collect();
+    for _ in 0..ROUNDS {
+        for ((case, what), measured) in CASES.iter().zip(&mut rounds) {
+            println!("── {case}: {what}");
+            let Some(figures) = measure(case, &folder, path)? else {
                 continue;
             };
-            command.env("LITESTREAM", litestream);
+            println!("   {figures}");
+            for (name, figure) in figures.as_object().into_iter().flatten() {
+                measured.entry(name.clone()).or_default().extend(figure.as_f64());
+            }
         }
-        let output = command.output().context("the example `figures`")?;
-        let Ok(line) = serde_json::from_slice::<Value>(&output.stdout) else {
-            println!("   not measured: {}", String::from_utf8_lossy(&output.stderr).trim());
-            continue;
-        };
-        println!("   {}", line["figures"]);
-        results.push((*what, line["figures"].clone()));
     }
-    Ok(results)
+    let results = CASES.iter().zip(rounds).map(|((name, what), measured)| CaseResult {
+        name,
+        what,
+        figures: measured
+            .into_iter()
+            .map(|(name, figures)| (name, super::median(figures.into_iter())))
+            .collect(),
+    });
+    Ok(results.collect())
+}
+
+/// One run of the example; `None`, said aloud, where it cannot be.
+fn measure(case: &str, folder: &Path, path: &OsString) -> Result<Option<Value>> {
+    let example = tools::target_dir()?.join("release/examples/figures");
+    let mut command = tools::command(&example.display().to_string(), path);
+    command.arg(case).current_dir(folder);
+    if case == "litestream" {
+        let Some(litestream) = tools::litestream() else {
+            println!("   litestream is not installed: not measured");
+            return Ok(None);
+        };
+        command.env("LITESTREAM", litestream);
+    }
+    let output = command.output().context("the example `figures`")?;
+    match serde_json::from_slice::<Value>(&output.stdout) {
+        Ok(line) => Ok(Some(line["figures"].clone())),
+        Err(_) => {
+            println!("   not measured: {}", String::from_utf8_lossy(&output.stderr).trim());
+            Ok(None)
+        }
+    }
 }

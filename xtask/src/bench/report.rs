@@ -4,13 +4,10 @@ use std::{fmt::Write, process::Command};
 
 use super::{CaseResult, ROUNDS, SECONDS, peers::Programs};
 
-pub(crate) fn render(
-    results: &[CaseResult],
-    instantiation: &[(&'static str, String)],
-    data: &[(&'static str, serde_json::Value)],
-    programs: &Programs,
-) -> String {
-    let mut text = String::from("# Benchmarks\n\nWritten by `cargo xtask bench`. ");
+pub(crate) fn edge(results: &[CaseResult], instantiation: &[(&'static str, String)], programs: &Programs) -> String {
+    let mut text = String::from(
+        "# Benchmarks\n\nWritten by `cargo xtask bench edge`; the data layer's are in [benchmarks-data.md](benchmarks-data.md). ",
+    );
     let _ = writeln!(
         text,
         "Servers take turns under wrk (one thread, 32 kept connections, HTTP/1.1) on loopback, \
@@ -48,11 +45,40 @@ pub(crate) fn render(
     for (guest, figures) in instantiation {
         let _ = writeln!(text, "* {guest}: `{figures}`");
     }
-    text.push_str("\nThe data layer, each case in one process on the same disk:\n\n");
-    for (what, figures) in data {
-        let _ = writeln!(text, "* {what}: `{figures}`");
+    text
+}
+
+pub(crate) fn data(results: &[super::data::CaseResult]) -> String {
+    let mut text = format!(
+        "# Benchmarks of the data layer\n\nWritten by `cargo xtask bench data`: medians of {ROUNDS} rounds, in which the cases take \
+         turns, on {cores} cores ({model}) and one disk, with what else the machine does; selvedge {commit}. What fsync costs \
+         here decides most of them, so figures are to be read beside each other.\n\n| case | figure | |\n|---|---|---|\n",
+        ROUNDS = super::data::ROUNDS,
+        cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        model = processor(),
+        commit = commit(),
+    );
+    for case in results {
+        for (number, (name, figure)) in case.figures.iter().enumerate() {
+            let shown = if number == 0 { case.name } else { "" };
+            let _ = writeln!(text, "| {shown} | {} | {} |", name.replace('_', " "), short(*figure));
+        }
+    }
+    text.push_str("\nWhat the cases are:\n\n");
+    for case in results {
+        let _ = writeln!(text, "* {}: {}.", case.name, case.what);
     }
     text
+}
+
+/// Three digits, or the whole number.
+fn short(figure: f64) -> String {
+    match figure.abs() {
+        0.0 => "0".to_owned(),
+        1000.0.. => format!("{figure:.0}"),
+        10.0.. => format!("{figure:.1}"),
+        _ => format!("{figure:.3}"),
+    }
 }
 
 fn processor() -> String {

@@ -123,6 +123,18 @@ pub(super) async fn undelete(State(api): State<Api>, Path(database): Path<String
     Ok(Json(json!({ "database": database, "head": head })))
 }
 
+pub(super) async fn vacuum(State(api): State<Api>, Path(database): Path<String>) -> Result<Json<Value>, Refusal> {
+    let site = api.primary()?;
+    // What is not in the file yet is in the write-ahead log.
+    let on_disk = |path: std::path::PathBuf| size_bytes(&path) + size_bytes(&wal_path(&path));
+    let bytes = || site.path(&database).map_or(0, on_disk);
+    let before = bytes();
+    let head = site.vacuum(&database).await?;
+    Ok(Json(
+        json!({ "database": database, "head": head, "bytes_before": before, "bytes": bytes() }),
+    ))
+}
+
 async fn head_of(site: &Arc<PrimarySite>, database: &str) -> Result<Head, Refusal> {
     let database = site.database(database).await?;
     Ok(database.durable().map_or(Head::NONE, |durable| *durable.borrow()))

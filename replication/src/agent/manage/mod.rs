@@ -32,6 +32,7 @@ pub(super) fn routes(api: &Api) -> Router<Api> {
         )
         .route("/v1/databases/{database}/migrate", post(migrate::migrate))
         .route("/v1/databases/{database}/restore", post(restore::restore))
+        .route("/v1/databases/{database}/vacuum", post(lifecycle::vacuum))
         .route("/v1/databases/{database}/schema", get(query::schema))
         .route("/v1/databases/{database}/states/{txid}", get(verify::state))
         .route("/v1/replicas", get(lifecycle::replicas))
