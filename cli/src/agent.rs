@@ -11,10 +11,8 @@ use selvedge_schema::{AgentClient, Config};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::explain;
+use crate::{explain, service};
 
-/// Two for requests, more would only wait for the disk.
-const THREADS: usize = 2;
 /// What control has for PoPs.
 const CONFIG_DATABASE: &str = "_config";
 
@@ -29,13 +27,7 @@ pub(crate) fn run(file: &Path, ready_file: Option<&Path>) -> Result<(), String> 
             file.display()
         )
     })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(THREADS)
-        .enable_all()
-        .build();
-    runtime
-        .map_err(|error| explain(&error))?
-        .block_on(serve(settings, ready_file))
+    service::block_on(serve(settings, ready_file))
 }
 
 async fn serve(settings: AgentSettings, ready_file: Option<&Path>) -> Result<(), String> {
@@ -50,10 +42,7 @@ async fn serve(settings: AgentSettings, ready_file: Option<&Path>) -> Result<(),
     let ready = json!({ "agent": agent.address().map(|address| address.to_string()), "socket": agent.socket() });
     tracing::info!(%ready, role, "the agent serves");
     if let Some(path) = ready_file {
-        let temporary = path.with_extension("new");
-        std::fs::write(&temporary, ready.to_string())
-            .and_then(|()| std::fs::rename(&temporary, path))
-            .map_err(failed)?;
+        service::write_ready(path, &ready).map_err(failed)?;
     }
     tokio::select! {
         _ = terminate.recv() => {}

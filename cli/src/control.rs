@@ -8,10 +8,7 @@ use selvedge_proxy::OpenError;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::explain;
-
-/// Two for requests, more would only wait for the agent.
-const THREADS: usize = 2;
+use crate::{explain, service};
 
 pub(crate) fn run(file: &Path, ready_file: Option<&Path>) -> Result<(), String> {
     let document = selvedge_proxy::read_configuration(file).map_err(|error| match error {
@@ -27,13 +24,7 @@ pub(crate) fn run(file: &Path, ready_file: Option<&Path>) -> Result<(), String> 
         ));
     };
     let settings = ControlSettings::of(&plane, &agent, selvedge_filters::schemas());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(THREADS)
-        .enable_all()
-        .build();
-    runtime
-        .map_err(|error| explain(&error))?
-        .block_on(serve(settings, ready_file))
+    service::block_on(serve(settings, ready_file))
 }
 
 async fn serve(settings: ControlSettings, ready_file: Option<&Path>) -> Result<(), String> {
@@ -62,10 +53,5 @@ fn tell(started: &Started, ready_file: Option<&Path>) -> std::io::Result<()> {
         writeln!(shown, "The first key, shown this once: {}", key.reveal())?;
     }
     let Some(path) = ready_file else { return Ok(()) };
-    let temporary = path.with_extension("new");
-    std::fs::write(
-        &temporary,
-        json!({ "control": started.address.to_string() }).to_string(),
-    )?;
-    std::fs::rename(&temporary, path)
+    service::write_ready(path, &json!({ "control": started.address.to_string() }))
 }

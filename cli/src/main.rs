@@ -7,6 +7,7 @@
 mod agent;
 mod control;
 mod db;
+mod service;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 

@@ -111,7 +111,7 @@ impl Problem {
 
     pub(crate) fn no_key() -> Problem {
         Problem::new(Kind::NoKey, "the request shows no key")
-            .help("send `Authorization: Bearer sel_…`; `selvedge login` keeps one for the command line")
+            .help("send `Authorization: Bearer sel_…`; control shows the first key at its first start")
     }
 
     pub(crate) fn wrong_key() -> Problem {
