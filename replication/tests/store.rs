@@ -673,7 +673,7 @@ async fn a_database_that_was_replaced_begins_a_new_history_and_the_old_one_stays
     let path = site.data_dir().join("databases/shop/1.db");
     rusqlite::Connection::open(&path)
         .unwrap()
-        .execute_batch("DELETE FROM t")
+        .execute_batch("DELETE FROM t; PRAGMA wal_checkpoint(TRUNCATE)")
         .unwrap();
     site.run().await.unwrap();
     let last = site.execute("INSERT INTO t (a, b) VALUES (7, 'new')").await;
