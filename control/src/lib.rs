@@ -1,8 +1,8 @@
 //! The control plane: apps, deployments, configuration, keys and PoPs, behind one API.
 //!
 //! In the order to read: `settings` says where everything is, `server` puts it together, `api` answers, `auth` judges who
-//! asks, and `store` holds all SQL. The rest decides without I/O: `deployment` is a deployment's life, `manifest` what one
-//! may say, `fleet` who has which revision, `chain` the audit log's hashes. Blobs are in `artifacts`.
+//! asks, and `store` holds all SQL. The rest decides without I/O: `deployment` is a deployment's life,
+//! `fleet` who has which revision, `chain` the audit log's hashes. Blobs are in `artifacts`.
 //!
 //! Control has no database of its own. It is to its agent what the proxy is: it reads the replicated `_config` and
 //! `_control` from the agent's files, and writes through the agent. PoPs serve without it.
@@ -23,7 +23,6 @@ mod artifacts;
 
 mod deployment;
 
-mod manifest;
 
 mod fleet;
 

@@ -89,7 +89,7 @@ pub(crate) fn build(value: Value, context: &BuildContext) -> Result<Arc<dyn Filt
         add(user, hash, &format!("/users/{user}"))?;
     }
     if let Some(file) = &settings.file {
-        let path = context.resolve(file);
+        let path = context.resolve(file, "/file")?;
         let unreadable = |error| {
             refused(
                 format!("cannot read {}: {error}", path.display()),

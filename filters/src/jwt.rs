@@ -115,7 +115,7 @@ pub(crate) fn build(value: Value, context: &BuildContext) -> Result<Arc<dyn Filt
     let keys = match (&settings.jwks, &settings.secret, &settings.public_key) {
         (Some(place), None, None) => Keys::jwks(place, context, "/jwks")?,
         (None, Some(secret), None) => Keys::secret(secret, "/secret")?,
-        (None, None, Some(path)) => Keys::public_key(&context.resolve(path), "/public_key")?,
+        (None, None, Some(path)) => Keys::public_key(&context.resolve(path, "/public_key")?, "/public_key")?,
         _ => {
             return Err(BuildError {
                 message: "exactly one of jwks, secret and public_key says how tokens are verified".to_owned(),

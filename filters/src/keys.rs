@@ -114,7 +114,7 @@ impl Keys {
             }
             return Ok(Keys::Changing(Jwks::new(Place::Url(url))));
         }
-        let path = context.resolve(Path::new(place));
+        let path = context.resolve(Path::new(place), pointer)?;
         let jwks = Jwks::new(Place::File(path.clone()));
         let keys = read_file(&path).map_err(|why| refused(why, "a JSON file `{\"keys\": […]}` (RFC 7517)"))?;
         jwks.state.lock().store(keys, modified(&path));

@@ -22,7 +22,7 @@ mod test_support;
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
@@ -168,16 +168,36 @@ pub struct BuildError {
 #[derive(Clone, Debug)]
 pub struct BuildContext {
     base_dir: PathBuf,
+    confined: bool,
 }
 
 impl BuildContext {
     /// Relative paths in settings are resolved against `base_dir`, the folder of the configuration file.
     pub fn new(base_dir: PathBuf) -> BuildContext {
-        BuildContext { base_dir }
+        BuildContext {
+            base_dir,
+            confined: false,
+        }
     }
 
-    pub(crate) fn resolve(&self, path: &Path) -> PathBuf {
-        self.base_dir.join(path)
+    /// Whoever wrote the settings is not whose machine it is: files outside `base_dir` are not theirs to name.
+    pub fn confined(base_dir: PathBuf) -> BuildContext {
+        BuildContext {
+            base_dir,
+            confined: true,
+        }
+    }
+
+    pub(crate) fn resolve(&self, path: &Path, pointer: &str) -> Result<PathBuf, BuildError> {
+        let inside = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+        if self.confined && !path.components().all(inside) {
+            return Err(BuildError {
+                message: format!("{} is outside the deployment", path.display()),
+                pointer: pointer.to_owned(),
+                help: Some("name one of the deployment's files, by its path in it".to_owned()),
+            });
+        }
+        Ok(self.base_dir.join(path))
     }
 }
 
@@ -258,4 +278,22 @@ pub(crate) fn pattern(text: &str, pointer: &str) -> Result<regex::Regex, BuildEr
         pointer: pointer.to_owned(),
         help: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deployment_names_its_own_files_only() {
+        let context = BuildContext::confined(PathBuf::from("/deployment"));
+        let inside = context.resolve(Path::new("./keys/jwks.json"), "/jwks").unwrap();
+        assert_eq!(inside, Path::new("/deployment/keys/jwks.json"));
+        for outside in ["/etc/shadow", "../other/key.pem", "keys/../../key.pem"] {
+            let refused = context.resolve(Path::new(outside), "/jwks").unwrap_err();
+            assert_eq!((refused.pointer.as_str(), refused.help.is_some()), ("/jwks", true));
+        }
+        let machine = BuildContext::new(PathBuf::from("/etc/selvedge"));
+        assert_eq!(machine.resolve(Path::new("/etc/keys"), "").unwrap(), Path::new("/etc/keys"));
+    }
 }

@@ -45,6 +45,21 @@ pub struct Config {
     pub routes: Vec<Route>,
 }
 
+impl Config {
+    /// What `deployed` serves, on this machine: its handlers, routes, databases and upstreams, all else from here.
+    pub fn with_deployed(&self, deployed: Config) -> Config {
+        Config {
+            handlers: deployed.handlers,
+            routes: deployed.routes,
+            databases: deployed.databases,
+            upstreams: deployed.upstreams,
+            postgres: BTreeMap::new(),
+            secrets_dir: None,
+            ..self.clone()
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
     pub address: SocketAddr,
@@ -288,6 +303,13 @@ pub struct ControlLink {
     pub token: String,
     /// Authorities believed, besides the machine's own.
     pub ca: Option<PathBuf>,
+    /// An app is served at its name below this one, and its version N at `APP-vN`.
+    pub domain: String,
+}
+
+impl ControlLink {
+    /// Browsers and curl look for names below it on their own machine (RFC 6761 section 6.3).
+    pub const DOMAIN: &str = "localhost";
 }
 
 /// The token is not shown.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use selvedge_schema::check_manifest;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -19,7 +20,6 @@ use crate::artifacts::Digest;
 use crate::auth::access::Action;
 use crate::auth::caller::Caller;
 use crate::deployment::{Event, State as Stage, judge};
-use crate::manifest;
 use crate::store::deployments::{DeployedBlob, Deployment};
 use crate::store::now_ms;
 use crate::store::pops::PopSaid;
@@ -107,7 +107,7 @@ pub(super) async fn create(
     caller.may(Action::Deploy, Some(&app))?;
     find_app(&control, &app).await?;
     let paths: Vec<&str> = asked.blobs.iter().map(|blob| blob.path.as_str()).collect();
-    if let Err(findings) = manifest::check(&asked.manifest, &paths, &control.filters) {
+    if let Err(findings) = check_manifest(&asked.manifest, &paths, &control.filters) {
         let first = findings
             .first()
             .map_or(String::new(), |finding| finding.message.clone());

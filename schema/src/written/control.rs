@@ -33,6 +33,15 @@ pub(super) struct Control {
     token: Option<String>,
     /// PEM file of authorities whose certificates are believed at `url`, besides the machine's own.
     ca: Option<PathBuf>,
+    /// Apps are served at their name below this domain, such as `shop.edge.example.com`, besides the domains they were given;
+    /// version 3 is previewed at `shop-v3.edge.example.com`.
+    #[serde(default = "domain")]
+    #[schemars(length(min = 1))]
+    domain: String,
+}
+
+fn domain() -> String {
+    config::ControlLink::DOMAIN.to_owned()
 }
 
 fn max_artifact() -> Text<ByteSize> {
@@ -54,6 +63,7 @@ impl Control {
                 url,
                 token: self.token.unwrap_or_default(),
                 ca: self.ca.map(|path| resolve(base, path)),
+                domain: self.domain.to_ascii_lowercase(),
             }),
         }
     }

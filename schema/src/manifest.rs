@@ -5,24 +5,23 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
-use selvedge_schema::{Config, Diagnostics, FilterSchema, Target};
 use serde_json::{Map, Value, json};
 
+use crate::{Config, Diagnostics, Document, FilterSchema, Target, parse};
+
 /// Keys of a manifest; everything else is the PoP's own.
-const KEYS: [&str; 4] = ["handlers", "routes", "databases", "upstreams"];
-/// Diagnostics call the manifest this.
-const NAME: &str = "manifest";
+pub const MANIFEST_KEYS: [&str; 4] = ["handlers", "routes", "databases", "upstreams"];
 const PATH_BYTES: usize = 512;
 /// Files of one deployment.
-pub(crate) const FILES: usize = 20_000;
+pub const DEPLOYMENT_FILES: usize = 20_000;
 
 /// A finding: where in the manifest (RFC 6901), what, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub(crate) struct Finding {
-    pub(crate) pointer: String,
-    pub(crate) message: String,
+pub struct Finding {
+    pub pointer: String,
+    pub message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) help: Option<String>,
+    pub help: Option<String>,
 }
 
 impl Finding {
@@ -36,7 +35,7 @@ impl Finding {
 }
 
 /// Checks a manifest against the files of its deployment, by their paths.
-pub(crate) fn check(manifest: &Value, files: &[&str], filters: &[FilterSchema]) -> Result<(), Vec<Finding>> {
+pub fn check_manifest(manifest: &Value, files: &[&str], filters: &[FilterSchema]) -> Result<(), Vec<Finding>> {
     let mut findings = check_files(files);
     let Some(manifest) = manifest.as_object() else {
         findings.push(Finding::new("", "the manifest is not an object"));
@@ -46,8 +45,8 @@ pub(crate) fn check(manifest: &Value, files: &[&str], filters: &[FilterSchema]) 
     if !findings.is_empty() {
         return Err(findings);
     }
-    match parse(manifest, filters) {
-        Ok(config) => findings.extend(check_paths(&config, files)),
+    match read("manifest", manifest, Path::new(""), filters) {
+        Ok(document) => findings.extend(check_paths(&document.config, files)),
         Err(diagnostics) => findings.extend(diagnostics.items().iter().map(|item| Finding {
             pointer: item.pointer.clone(),
             message: item.message.clone(),
@@ -62,14 +61,14 @@ pub(crate) fn check(manifest: &Value, files: &[&str], filters: &[FilterSchema]) 
 
 /// Why a key does not belong here.
 fn foreign(key: &str) -> Option<Finding> {
-    if KEYS.contains(&key) {
+    if MANIFEST_KEYS.contains(&key) {
         return None;
     }
     let distance = |known: &&&str| strsim::damerau_levenshtein(known, key);
-    let nearest = KEYS.iter().min_by_key(distance).filter(|known| distance(known) <= 2);
+    let nearest = MANIFEST_KEYS.iter().min_by_key(distance).filter(|known| distance(known) <= 2);
     let help = match nearest {
         Some(nearest) => format!("did you mean `{nearest}`?"),
-        None => format!("a manifest has {}; the rest is each PoP's own", KEYS.join(", ")),
+        None => format!("a manifest has {}; the rest is each PoP's own", MANIFEST_KEYS.join(", ")),
     };
     Some(Finding {
         help: Some(help),
@@ -77,8 +76,24 @@ fn foreign(key: &str) -> Option<Finding> {
     })
 }
 
-/// The manifest as a PoP would read it: with a listener and an agent, without environment and files of the machine.
-fn parse(manifest: &Map<String, Value>, filters: &[FilterSchema]) -> Result<Config, Diagnostics> {
+/// A manifest that was checked, as the PoP that has its files in `folder` reads it. What it says of a machine is not the
+/// machine's: see [`Config::with_deployed`].
+pub fn read_manifest(
+    name: &str,
+    manifest: &Value,
+    folder: &Path,
+    filters: &[FilterSchema],
+) -> Result<Document, Diagnostics> {
+    read(name, manifest.as_object().unwrap_or(&Map::new()), folder, filters)
+}
+
+/// With a listener and an agent, without environment and files of the machine.
+fn read(
+    name: &str,
+    manifest: &Map<String, Value>,
+    folder: &Path,
+    filters: &[FilterSchema],
+) -> Result<Document, Diagnostics> {
     let mut whole = manifest.clone();
     whole.insert("agent".to_owned(), json!({ "primary": "https://primary.invalid" }));
     if whole.contains_key("routes") {
@@ -86,16 +101,15 @@ fn parse(manifest: &Map<String, Value>, filters: &[FilterSchema]) -> Result<Conf
     }
     // JSON is YAML.
     let text = format!("{:#}", Value::Object(whole));
-    let document = selvedge_schema::parse(NAME, &text, Path::new(""), &|_| None, filters)?;
-    Ok(document.config)
+    parse(name, &text, folder, &|_| None, filters)
 }
 
 fn check_files(files: &[&str]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if files.len() > FILES {
+    if files.len() > DEPLOYMENT_FILES {
         findings.push(Finding::new(
             "/blobs",
-            format!("a deployment has at most {FILES} files"),
+            format!("a deployment has at most {DEPLOYMENT_FILES} files"),
         ));
     }
     let mut seen = BTreeSet::new();
@@ -218,7 +232,7 @@ mod tests {
     const FILES: [&str; 3] = ["shop.wasm", "public/index.html", "migrations/0001_a.sql"];
 
     fn told(manifest: Value, files: &[&str]) -> Vec<String> {
-        let findings = check(&manifest, files, &[]).err().unwrap_or_default();
+        let findings = check_manifest(&manifest, files, &[]).err().unwrap_or_default();
         let told = findings.into_iter().map(|finding| {
             let help = finding.help.map(|help| format!(" = {help}")).unwrap_or_default();
             format!("{} {}{help}", finding.pointer, finding.message)
