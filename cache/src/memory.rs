@@ -143,6 +143,20 @@ impl MemoryStorage {
         found || filling
     }
 
+    /// Removes every page and gives up every fill. Says how many pages there were.
+    pub fn purge_everything(&self) -> usize {
+        let purged = self.shelves.iter().map(|shelf| {
+            let mut shelf = shelf.lock();
+            shelf.fills.clear();
+            let weight: usize = shelf.entries.iter().map(|(_, entry)| entry.weight()).sum();
+            let pages = shelf.entries.len();
+            shelf.entries.clear();
+            self.bytes.fetch_sub(weight, Ordering::Relaxed);
+            pages
+        });
+        purged.sum()
+    }
+
     fn shelf(&self, hash: &HashBinary) -> &Mutex<Shelf> {
         &self.shelves[usize::from(hash[0]) % SHELVES]
     }

@@ -23,7 +23,6 @@ mod artifacts;
 
 mod deployment;
 
-
 mod fleet;
 
 mod chain;

@@ -294,6 +294,9 @@ mod tests {
             assert_eq!((refused.pointer.as_str(), refused.help.is_some()), ("/jwks", true));
         }
         let machine = BuildContext::new(PathBuf::from("/etc/selvedge"));
-        assert_eq!(machine.resolve(Path::new("/etc/keys"), "").unwrap(), Path::new("/etc/keys"));
+        assert_eq!(
+            machine.resolve(Path::new("/etc/keys"), "").unwrap(),
+            Path::new("/etc/keys")
+        );
     }
 }

@@ -139,7 +139,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
     let body = json!({
         "ready": unready.is_empty(),
         "generation": admin.edge.generation().number,
-        "level": admin.edge.generation().level(),
+        "level": admin.edge.level(),
         "reasons": unready,
     });
     (status, Json(body)).into_response()
@@ -187,17 +187,17 @@ async fn purge(State(admin): State<Admin>, body: String) -> Response {
         }
     };
     // All or none: an error means that nothing was purged.
-    let pages = purge.urls.into_iter().map(|url| match admin.edge.page(&url) {
-        Ok(page) => Ok((url, page)),
+    let pages = purge.urls.into_iter().map(|url| match admin.edge.pages(&url) {
+        Ok(pages) => Ok((url, pages)),
         Err(reason) => Err(format!("{url}: {reason}")),
     });
     let pages: Vec<_> = match pages.collect::<Result<_, _>>() {
         Ok(pages) => pages,
         Err(reason) => return problem(StatusCode::BAD_REQUEST, &reason, "send absolute URLs"),
     };
-    let purged = pages.into_iter().map(|(url, page)| Purged {
+    let purged = pages.into_iter().map(|(url, pages)| Purged {
         url,
-        found: admin.edge.cache.purge(&page, purge.soft),
+        found: admin.edge.purge(&pages, purge.soft),
     });
     let purged: Vec<_> = purged.collect();
     Json(json!({ "purged": purged })).into_response()

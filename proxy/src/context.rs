@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::Uri;
+use http::{HeaderValue, Uri};
 use pingora_cache::key::HashBinary;
 use selvedge_filters::{Client, FilterState};
 use selvedge_replication::bookmark::Brought;
@@ -24,12 +24,14 @@ use crate::{
 
 /// State of one request; pingora's `CTX`.
 ///
-/// The generation is pinned when the request begins: from its first phase to its last a request sees one routing table,
-/// whatever is reloaded meanwhile.
+/// The generation is pinned when the request's host is known, before anything is decided: from then to its last phase a
+/// request sees one routing table, whatever is reloaded or deployed meanwhile.
 pub struct RequestContext {
     pub(crate) started: Instant,
     pub(crate) arrived: SystemTime,
     pub(crate) generation: Arc<Generation>,
+    /// What the client shall remember of the choice among an app's versions.
+    pub(crate) cookies: Vec<HeaderValue>,
     /// A regeneration of a stale page that pingora started in the background; it has no client.
     pub(crate) background: bool,
     /// Its place among the regenerations that may run at the same time.
@@ -137,6 +139,7 @@ impl RequestContext {
             started: Instant::now(),
             arrived: SystemTime::now(),
             generation: edge.generation(),
+            cookies: Vec::new(),
             background: false,
             regeneration: None,
             client: Client::unknown(),

@@ -4,6 +4,7 @@
 //! file first, then `phases/` in the order of its `mod` lines.
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     sync::{
         Arc,
@@ -29,7 +30,9 @@ use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyServiceBuilder, ProxyWarnLogContext, Session};
 use selvedge_filters::Scheme;
+use selvedge_replication::client::Level;
 use selvedge_runtime::Runtime;
+use tokio::sync::Notify;
 
 use crate::{
     access_log::AccessLogger,
@@ -40,6 +43,7 @@ use crate::{
     metrics::{self, Metrics},
     path,
     phases::{admit, arrive, caching, finish, origin, respond},
+    pop::Sites,
     response_cache::ResponseCache,
     router::{Find, canonical_host},
     tls::{self, CertificateStores, CertificateWatch},
@@ -48,6 +52,10 @@ use crate::{
 /// Everything that outlives a configuration: sockets' certificates, the cache, the handler runtime, counters, the log.
 pub struct Edge {
     generation: ArcSwap<Generation>,
+    /// What control lets serve, by host.
+    pub(crate) sites: ArcSwap<Sites>,
+    /// A generation was swapped in.
+    pub(crate) reloaded: Arc<Notify>,
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) cache: ResponseCache,
     pub(crate) metrics: Metrics,
@@ -301,6 +309,8 @@ pub enum OpenError {
         path: std::path::PathBuf,
         source: std::io::Error,
     },
+    #[error("cannot follow control")]
+    Pop(#[source] crate::pop::PopError),
     #[error("cannot open the access log")]
     AccessLog(#[source] std::io::Error),
 }
@@ -345,9 +355,17 @@ impl Edge {
         outcome
     }
 
+    /// It, and what control has let serve.
+    pub(crate) fn generations(&self) -> Vec<Arc<Generation>> {
+        let mut generations = vec![self.generation()];
+        generations.extend(self.sites.load().serving());
+        generations
+    }
+
     pub(crate) fn swap(&self, next: Generation) -> u64 {
         let number = next.number;
         self.generation.store(Arc::new(next));
+        self.reloaded.notify_one();
         number
     }
 
@@ -357,18 +375,36 @@ impl Edge {
         if self.is_draining() {
             reasons.push("draining".to_owned());
         }
-        reasons.extend(self.generation().degraded());
+        let degraded: BTreeSet<String> = self
+            .generations()
+            .iter()
+            .flat_map(|generation| generation.degraded())
+            .collect();
+        reasons.extend(degraded);
         reasons
+    }
+
+    /// The worst level of any database.
+    pub(crate) fn level(&self) -> Level {
+        let levels = self.generations().into_iter().map(|generation| generation.level());
+        levels.max().unwrap_or(Level::Normal)
     }
 
     /// Removes the stored page of an absolute URL, with all its variants, and any fill of it under way. `soft` keeps it
     /// as a stale copy. `Ok(true)` when something was stored; the error says why the URL has no page.
     pub fn purge_url(&self, url: &str, soft: bool) -> Result<bool, String> {
-        Ok(self.cache.purge(&self.page(url)?, soft))
+        Ok(self.purge(&self.pages(url)?, soft))
     }
 
-    /// The page of an absolute URL, whether stored or not; the error says why it has none.
-    pub(crate) fn page(&self, url: &str) -> Result<CacheKey, String> {
+    /// Whether something was stored.
+    pub(crate) fn purge(&self, pages: &[CacheKey], soft: bool) -> bool {
+        let found = pages.iter().map(|page| self.cache.purge(page, soft));
+        found.fold(false, |any, found| any | found)
+    }
+
+    /// The pages of an absolute URL, whether stored or not: one, or one of each version of the app that has the host. The
+    /// error says why there is none.
+    pub(crate) fn pages(&self, url: &str) -> Result<Vec<CacheKey>, String> {
         let url: http::Uri = url.parse().map_err(|error| format!("not a URL: {error}"))?;
         let scheme = match url.scheme_str() {
             Some("http") => Scheme::Http,
@@ -383,16 +419,22 @@ impl Edge {
             None => path.as_str().to_owned(),
         };
         let target: http::Uri = target.parse().map_err(|error| format!("not a URL: {error}"))?;
-        let generation = self.generation();
-        let route = match generation.routing.find(&host, &http::Method::GET, target.path()) {
-            Find::Route(index) => &generation.routes[index],
-            _ => return Err("no route answers it".to_owned()),
-        };
-        let cache = route
-            .cache
-            .as_ref()
-            .ok_or_else(|| format!("its route, {}, has no cache", route.name))?;
-        Ok(caching::key_of(cache, scheme, &host, &target))
+        let mut why = "no route answers it".to_owned();
+        let mut pages = Vec::new();
+        for generation in self.sites.load().at(&host).unwrap_or_else(|| vec![self.generation()]) {
+            let Find::Route(index) = generation.routing.find(&host, &http::Method::GET, target.path()) else {
+                continue;
+            };
+            let route = &generation.routes[index];
+            match &route.cache {
+                Some(cache) => pages.push(caching::key_of(cache, scheme, &host, &target)),
+                None => why = format!("its route, {}, has no cache", route.name),
+            }
+        }
+        match pages.is_empty() {
+            true => Err(why),
+            false => Ok(pages),
+        }
     }
 
     /// Metrics in the text format of Prometheus.
@@ -427,6 +469,8 @@ impl Edge {
         Arc::new(Edge {
             connections: ConnectionCount::new(&parts.generation.document.config.limits),
             generation: ArcSwap::from_pointee(parts.generation),
+            sites: ArcSwap::default(),
+            reloaded: Arc::default(),
             runtime: parts.runtime,
             cache: parts.cache,
             metrics: parts.metrics,

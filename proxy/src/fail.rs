@@ -45,6 +45,8 @@ pub(crate) enum Refusal {
     Path(PathRefusal),
     /// A filter rewrote the path to one that is not.
     Rewrite,
+    /// The app that has the host has no version that serves here, or not yet.
+    NothingServes,
     /// No route matches host and path.
     NoRoute,
     /// The route serves files, and there is none.
@@ -168,6 +170,13 @@ impl Refusal {
                 "range_not_satisfiable",
                 "http_request_error",
                 Downstream,
+                false,
+            ),
+            Refusal::NothingServes => Verdict::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "nothing_deployed",
+                "destination_unavailable",
+                Blame::Us,
                 false,
             ),
             Refusal::NoRoute => Verdict::new(

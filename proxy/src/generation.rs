@@ -32,6 +32,8 @@ use crate::{
 pub struct Generation {
     /// Counts from 1; the admin API and the metrics show it.
     pub number: u64,
+    /// `None` for the configuration file's own.
+    pub(crate) deployment: Option<Arc<Deployment>>,
     pub document: Arc<Document>,
     pub(crate) routing: RoutingTable,
     pub(crate) routes: Vec<BuiltRoute>,
@@ -44,10 +46,23 @@ pub struct Generation {
     watches: Mutex<Vec<UpstreamWatch>>,
 }
 
+/// A version of an app, as control knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Deployment {
+    pub(crate) id: String,
+    pub(crate) app: String,
+    pub(crate) version: i64,
+}
+
 /// What a configuration is built for.
 #[derive(Clone, Copy)]
 pub(crate) enum Purpose<'a> {
     Serve,
+    /// It comes from control: whoever wrote it gets neither secrets nor files of this machine.
+    Deploy {
+        deployment: &'a Arc<Deployment>,
+        secrets: &'a BTreeMap<String, String>,
+    },
     /// Databases are made anew in a folder that is thrown away, and nothing may be missing.
     Check {
         scratch: &'a Path,
@@ -87,7 +102,8 @@ pub(crate) enum BuiltTarget {
 /// A route's cache policy and the scope its keys live in.
 pub(crate) struct RouteCache {
     pub(crate) policy: CachePolicy,
-    /// Route name and, for handlers, the artifact's digest: a new build never serves the previous build's pages.
+    /// Route name and the deployment's id or, for a file's handlers, the artifact's digest: a new build never serves the
+    /// previous build's pages.
     pub(crate) scope: String,
 }
 
@@ -134,8 +150,13 @@ impl Generation {
             problems,
         };
         let (routing, routes, upstreams, handlers, databases, agent) = builder.build()?;
+        let deployment = match purpose {
+            Purpose::Deploy { deployment, .. } => Some(Arc::clone(deployment)),
+            Purpose::Serve | Purpose::Check { .. } => None,
+        };
         Ok(Generation {
             number: previous.map_or(1, |previous| previous.number + 1),
+            deployment,
             document: Arc::new(document),
             routing,
             routes,
@@ -157,6 +178,14 @@ impl Generation {
     pub(crate) fn degraded(&self) -> Vec<String> {
         let damaged = self.databases.iter().filter(|(_, database)| database.stats().damaged);
         damaged.map(|(name, _)| format!("database {name} is damaged")).collect()
+    }
+
+    /// How metrics and log tell what is in it from what has the same name elsewhere.
+    pub(crate) fn label(&self, name: &str) -> String {
+        match &self.deployment {
+            Some(deployment) => format!("{}@{}/{name}", deployment.app, deployment.version),
+            None => name.to_owned(),
+        }
     }
 
     /// The worst level of any database.
@@ -261,11 +290,13 @@ impl Builder<'_> {
         built
     }
 
-    /// Needed only when a handler's database is the agent's, or reached through it.
+    /// Needed only when something is read through it: a handler's database, or what control has for PoPs.
     fn agent(&mut self) -> Option<Arc<AgentClient>> {
         let config = &self.document.config;
         let agent = config.agent.as_ref().filter(|_| {
-            !config.postgres.is_empty() || config.databases.values().any(|database| database.path.is_none())
+            let is_pop = config.control.as_ref().is_some_and(|control| control.link.is_some());
+            let replicated = config.databases.values().any(|database| database.path.is_none());
+            is_pop || replicated || !config.postgres.is_empty()
         })?;
         let kept = self
             .previous
@@ -302,9 +333,9 @@ impl Builder<'_> {
                 continue;
             }
             let path = match (self.purpose, &database.path) {
-                (Purpose::Serve, Some(path)) => path.clone(),
+                (Purpose::Serve | Purpose::Deploy { .. }, Some(path)) => path.clone(),
                 // The agent says where the file is.
-                (Purpose::Serve, None) => Default::default(),
+                (Purpose::Serve | Purpose::Deploy { .. }, None) => Default::default(),
                 (Purpose::Check { scratch }, _) => scratch.join(format!("{name}.db")),
             };
             let settings = DatabaseSettings {
@@ -314,7 +345,8 @@ impl Builder<'_> {
                 readers: database.readers,
                 ..DatabaseSettings::new(name.as_str(), path)
             };
-            if let (Purpose::Serve, None, Some(agent)) = (self.purpose, &database.path, agent) {
+            let is_served = !matches!(self.purpose, Purpose::Check { .. });
+            if let (true, None, Some(agent)) = (is_served, &database.path, agent) {
                 open.insert(name.clone(), Database::of_agent(settings, Arc::clone(agent)));
                 continue;
             }
@@ -414,7 +446,10 @@ impl Builder<'_> {
                 None => {
                     complete = false;
                     let message = format!("the secret {name} is not set");
-                    let help = format!("write it to a file {name} in `secrets_dir`, or export it to the process");
+                    let help = match self.purpose {
+                        Purpose::Deploy { .. } => format!("`selvedge secret set {name}` sets it"),
+                        _ => format!("write it to a file {name} in `secrets_dir`, or export it to the process"),
+                    };
                     self.problems
                         .error(&format!("{pointer}/secrets/{index}"), message, Some(help));
                 }
@@ -423,8 +458,11 @@ impl Builder<'_> {
         complete.then_some(values)
     }
 
-    /// From its file, without the last line break, else from the environment.
+    /// An app's own; the machine's from its file, without the last line break, else from the environment.
     fn secret(&self, name: &str) -> Option<String> {
+        if let Purpose::Deploy { secrets, .. } = self.purpose {
+            return secrets.get(name).cloned();
+        }
         let file = self
             .document
             .config
@@ -501,11 +539,14 @@ impl Builder<'_> {
         };
         let cache = route.cache.clone().map(|policy| RouteCache {
             policy,
-            scope: scope(route, &target),
+            scope: self.scope(route, &target),
         });
         let fallback = route.fallback.as_ref().and_then(|name| upstreams.get(name)).cloned();
         Some(BuiltRoute {
-            name: route.name.as_str().into(),
+            name: match self.purpose {
+                Purpose::Deploy { deployment, .. } => format!("{}/{}", deployment.app, route.name).into(),
+                Purpose::Serve | Purpose::Check { .. } => route.name.as_str().into(),
+            },
             filters,
             target,
             fallback,
@@ -519,7 +560,11 @@ impl Builder<'_> {
     }
 
     fn filters(&mut self, route: &Route) -> Vec<Arc<dyn Filter>> {
-        let context = BuildContext::new(self.document.base_dir.clone());
+        let folder = self.document.base_dir.clone();
+        let context = match self.purpose {
+            Purpose::Deploy { .. } => BuildContext::confined(folder),
+            Purpose::Serve | Purpose::Check { .. } => BuildContext::new(folder),
+        };
         let mut built = Vec::with_capacity(route.filters.len());
         for entry in &route.filters {
             match selvedge_filters::build(&entry.name, entry.settings.clone(), &context) {
@@ -533,6 +578,20 @@ impl Builder<'_> {
         built
     }
 
+    fn scope(&self, route: &Route, target: &BuiltTarget) -> String {
+        match (self.purpose, target) {
+            (Purpose::Deploy { deployment, .. }, _) => format!("{}@{}", route.name, deployment.id),
+            (
+                _,
+                BuiltTarget::Handler {
+                    slot: HandlerSlot::Loaded(handler),
+                    ..
+                },
+            ) => format!("{}@{}", route.name, handler.digest()),
+            _ => route.name.clone(),
+        }
+    }
+
     fn error_page(&mut self, route: &Route, path: &PathBuf) -> Option<Bytes> {
         match fs::read(path) {
             Ok(page) => Some(page.into()),
@@ -543,18 +602,6 @@ impl Builder<'_> {
                 None
             }
         }
-    }
-}
-
-fn scope(route: &Route, target: &BuiltTarget) -> String {
-    match target {
-        BuiltTarget::Handler {
-            slot: HandlerSlot::Loaded(handler),
-            ..
-        } => {
-            format!("{}@{}", route.name, handler.digest())
-        }
-        _ => route.name.clone(),
     }
 }
 

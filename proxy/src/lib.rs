@@ -17,6 +17,7 @@ mod admin;
 mod backlog;
 mod generation;
 mod open;
+mod pop;
 mod server;
 
 mod client;

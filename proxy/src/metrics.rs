@@ -3,11 +3,15 @@
 //! Labels come only from the configuration and from closed sets of reasons, so the number of series is bounded whatever
 //! clients send.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
+use selvedge_replication::Database;
 use selvedge_replication::agent::DatabaseStatus;
+use selvedge_replication::client::Level;
 
 use crate::{
     edge::Edge,
@@ -147,22 +151,26 @@ pub(crate) fn render(edge: &Edge) -> String {
 /// What is true at this moment.
 fn samples(edge: &Edge) -> Registry {
     let samples = Samples(Registry::new());
-    let generation = edge.generation();
-    process(&samples, edge, &generation);
+    let generations = edge.generations();
+    process(&samples, edge);
     cache(&samples, edge);
-    handlers(&samples, &generation);
-    servers(&samples, &generation);
-    databases(&samples, &generation);
-    replicas(&samples, &generation);
+    handlers(&samples, &generations);
+    servers(&samples, &generations);
+    let mut open: BTreeMap<&str, &Database> = BTreeMap::new();
+    for (name, database) in generations.iter().flat_map(|generation| &generation.databases) {
+        open.entry(name).or_insert(database);
+    }
+    databases(&samples, &open);
+    replicas(&samples, &open, edge.level());
     certificates(&samples, edge);
     samples.0
 }
 
-fn process(samples: &Samples, edge: &Edge, generation: &Generation) {
+fn process(samples: &Samples, edge: &Edge) {
     samples.set(
         "selvedge_config_generation",
         "Number of the configuration that serves.",
-        generation.number,
+        edge.generation().number,
     );
     samples.set(
         "selvedge_requests_in_flight",
@@ -206,19 +214,21 @@ fn cache(samples: &Samples, edge: &Edge) {
     );
 }
 
-fn handlers(samples: &Samples, generation: &Generation) {
-    let handlers = generation.handlers.iter().map(|(name, slot)| {
-        let stats = match slot {
-            HandlerSlot::Loaded(handler) => Some(handler.stats()),
-            HandlerSlot::Unavailable(_) => None,
-        };
-        (name.as_str(), stats)
+fn handlers(samples: &Samples, generations: &[Arc<Generation>]) {
+    let handlers = generations.iter().flat_map(|generation| {
+        generation.handlers.iter().map(|(name, slot)| {
+            let stats = match slot {
+                HandlerSlot::Loaded(handler) => Some(handler.stats()),
+                HandlerSlot::Unavailable(_) => None,
+            };
+            (generation.label(name), stats)
+        })
     });
     let handlers: Vec<_> = handlers.collect();
     let of = |read: fn(&selvedge_runtime::HandlerStats) -> u64| {
         handlers
             .iter()
-            .filter_map(move |(name, stats)| Some((vec![*name], read(stats.as_ref()?))))
+            .filter_map(move |(name, stats)| Some((vec![name.as_str()], read(stats.as_ref()?))))
     };
     samples.each(
         "selvedge_handler_loaded",
@@ -227,7 +237,7 @@ fn handlers(samples: &Samples, generation: &Generation) {
         {
             handlers
                 .iter()
-                .map(|(name, stats)| (vec![*name], u64::from(stats.is_some())))
+                .map(|(name, stats)| (vec![name.as_str()], u64::from(stats.is_some())))
         },
     );
     samples.each(
@@ -250,12 +260,15 @@ fn handlers(samples: &Samples, generation: &Generation) {
     );
 }
 
-fn servers(samples: &Samples, generation: &Generation) {
-    let servers: Vec<_> = generation
-        .upstreams
-        .iter()
-        .flat_map(|(name, set)| set.describe().into_iter().map(move |server| (name.clone(), server)))
-        .collect();
+fn servers(samples: &Samples, generations: &[Arc<Generation>]) {
+    let servers = generations.iter().flat_map(|generation| {
+        let upstreams = generation.upstreams.iter();
+        upstreams.flat_map(|(name, set)| {
+            let name = generation.label(name);
+            set.describe().into_iter().map(move |server| (name.clone(), server))
+        })
+    });
+    let servers: Vec<_> = servers.collect();
     samples.each(
         "selvedge_upstream_healthy",
         "1 when the server gets requests.",
@@ -278,16 +291,10 @@ fn servers(samples: &Samples, generation: &Generation) {
     );
 }
 
-fn databases(samples: &Samples, generation: &Generation) {
-    let databases: Vec<_> = generation
-        .databases
-        .iter()
-        .map(|(name, database)| (name, database.stats()))
-        .collect();
+fn databases(samples: &Samples, open: &BTreeMap<&str, &Database>) {
+    let databases: Vec<_> = open.iter().map(|(name, database)| (name, database.stats())).collect();
     let of = |read: fn(&selvedge_replication::DatabaseStats) -> u64| {
-        databases
-            .iter()
-            .map(move |(name, stats)| (vec![name.as_str()], read(stats)))
+        databases.iter().map(move |(name, stats)| (vec![**name], read(stats)))
     };
     samples.each(
         "selvedge_database_reads_total",
@@ -327,21 +334,16 @@ fn databases(samples: &Samples, generation: &Generation) {
     );
 }
 
-fn replicas(samples: &Samples, generation: &Generation) {
-    let replicas: Vec<_> = generation
-        .databases
+fn replicas(samples: &Samples, open: &BTreeMap<&str, &Database>, level: Level) {
+    let replicas: Vec<_> = open
         .iter()
         .filter_map(|(name, database)| Some((name, database.replica_status()?)))
         .collect();
-    let of = |read: fn(&DatabaseStatus) -> u64| {
-        replicas
-            .iter()
-            .map(move |(name, status)| (vec![name.as_str()], read(status)))
-    };
+    let of = |read: fn(&DatabaseStatus) -> u64| replicas.iter().map(move |(name, status)| (vec![**name], read(status)));
     samples.set(
         "selvedge_degradation_level",
         "0 normal, 1 replica lag, 2 primary slow, 3 primary down.",
-        generation.level() as u64,
+        level as u64,
     );
     samples.each(
         "selvedge_replica_behind_transactions",

@@ -12,6 +12,7 @@ use crate::{
     edge::{Edge, EdgeParts, OpenError},
     generation::{Generation, Purpose, chain},
     metrics::Metrics,
+    pop,
     response_cache::ResponseCache,
     tls::{self, CertificateStores, TlsError},
 };
@@ -45,7 +46,7 @@ pub(crate) fn open(path: &Path) -> Result<Arc<Edge>, OpenError> {
     let generation = Generation::build(document, &runtime, None, Purpose::Serve, housekeeping.handle())?;
     generation.watch(housekeeping.handle());
     let watch = certificates.watch(housekeeping.handle());
-    Ok(Edge::new(EdgeParts {
+    let edge = Edge::new(EdgeParts {
         generation,
         runtime,
         cache,
@@ -54,7 +55,9 @@ pub(crate) fn open(path: &Path) -> Result<Arc<Edge>, OpenError> {
         certificates,
         certificate_watch: watch,
         housekeeping,
-    }))
+    });
+    pop::start(&edge).map_err(OpenError::Pop)?;
+    Ok(edge)
 }
 
 /// Threads for what goes on between requests.
@@ -195,6 +198,7 @@ fn needs_restart(serving: &Config, next: &Config) -> Result<(), OpenError> {
     let fixed = [
         ("listeners", sockets(serving) == sockets(next)),
         ("admin", serving.admin == next.admin),
+        ("control", serving.control == next.control),
         ("data_dir", serving.data_dir == next.data_dir),
         ("cache", serving.cache == next.cache),
         ("access_log", serving.access_log == next.access_log),

@@ -39,7 +39,7 @@ pub(crate) struct ResponseCache {
 #[derive(Default)]
 struct Purges {
     by_page: HashMap<HashBinary, SystemTime>,
-    /// Fills that began before this moment may be of a page whose purge was forgotten.
+    /// Fills that began before this moment may be of a page whose purge was forgotten, or everything was purged.
     floor: Option<SystemTime>,
 }
 
@@ -72,6 +72,15 @@ impl ResponseCache {
         purges.by_page.insert(key.primary_bin(), now);
         drop(purges);
         self.storage.purge_page(key, soft)
+    }
+
+    /// Removes every page, and every fill that began before now. Says how many pages there were.
+    pub(crate) fn purge_everything(&self) -> usize {
+        let mut purges = self.purges.lock();
+        purges.by_page.clear();
+        purges.floor = Some(SystemTime::now());
+        drop(purges);
+        self.storage.purge_everything()
     }
 
     /// Whether the page was purged at or after `since`, the moment its fill began.

@@ -82,12 +82,15 @@ pub enum Level {
     PrimaryDown = 3,
 }
 
+/// What the agent says of each database, by name.
+pub type Statuses = BTreeMap<String, DatabaseStatus>;
+
 /// The agent of this machine, as the proxy sees it.
 pub struct AgentClient {
     http: reqwest::Client,
     thresholds: Thresholds,
     databases_dir: PathBuf,
-    statuses: watch::Sender<Arc<BTreeMap<String, DatabaseStatus>>>,
+    statuses: watch::Sender<Arc<Statuses>>,
     connected: watch::Sender<bool>,
     key: ArcSwapOption<BookmarkKey>,
     watching: Mutex<Option<AbortHandle>>,
@@ -127,6 +130,11 @@ impl AgentClient {
 
     pub fn status(&self, database: &str) -> Option<DatabaseStatus> {
         self.statuses.borrow().get(database).cloned()
+    }
+
+    /// What the agent says, and when it says something new.
+    pub fn statuses(&self) -> watch::Receiver<Arc<Statuses>> {
+        self.statuses.subscribe()
     }
 
     /// Writes at the primary, once for each operation id.

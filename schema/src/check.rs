@@ -188,7 +188,10 @@ impl Checker<'_> {
                         self.error("/agent/store/endpoint", message, help);
                     }
                 }
-                if config.listeners.is_empty() != config.routes.is_empty() {
+                // Control brings routes.
+                let is_pop = config.control.as_ref().is_some_and(|control| control.link.is_some());
+                let has_routes = !config.routes.is_empty() || (is_pop && !config.listeners.is_empty());
+                if config.listeners.is_empty() == has_routes {
                     let (given, missing) = match config.listeners.is_empty() {
                         true => ("routes", "listeners"),
                         false => ("listeners", "routes"),

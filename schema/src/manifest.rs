@@ -65,10 +65,16 @@ fn foreign(key: &str) -> Option<Finding> {
         return None;
     }
     let distance = |known: &&&str| strsim::damerau_levenshtein(known, key);
-    let nearest = MANIFEST_KEYS.iter().min_by_key(distance).filter(|known| distance(known) <= 2);
+    let nearest = MANIFEST_KEYS
+        .iter()
+        .min_by_key(distance)
+        .filter(|known| distance(known) <= 2);
     let help = match nearest {
         Some(nearest) => format!("did you mean `{nearest}`?"),
-        None => format!("a manifest has {}; the rest is each PoP's own", MANIFEST_KEYS.join(", ")),
+        None => format!(
+            "a manifest has {}; the rest is each PoP's own",
+            MANIFEST_KEYS.join(", ")
+        ),
     };
     Some(Finding {
         help: Some(help),

@@ -5,9 +5,11 @@
 //! condition with a deadline, never for a duration. Whatever fails, fails by panicking with the edge's log in the text.
 
 pub mod agent;
+pub mod control;
 pub mod edge;
 pub mod executable;
 pub mod network;
+pub mod platform;
 pub mod process;
 pub mod wait;
 
@@ -26,10 +28,12 @@ pub mod peer;
 pub mod postgres;
 
 pub use agent::Agent;
+pub use control::Control;
 pub use edge::Edge;
 pub use network::Network;
 pub use nginx::Nginx;
 pub use origin::Origin;
+pub use platform::Platform;
 pub use postgres::Postgres;
 pub use raw::Connection;
 pub use reply::{Gate, Reply};

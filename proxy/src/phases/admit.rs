@@ -22,12 +22,13 @@ use crate::{
     generation::BuiltTarget,
     path,
     phases::{bookmarks, respond},
+    pop::{Choice, DEPLOYMENT_FIELD, NothingServes},
     router::{Find, canonical_host},
 };
 
 /// `Ok(true)`: the response was sent.
 pub(crate) async fn admit(edge: &Edge, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
-    let identified = identify(session, context);
+    let identified = identify(edge, session, context);
     if let Ok(()) | Err(Refusal::NoRoute) = identified
         && let Some(response) = bookmarks::operation_status(session.req_header(), context).await
     {
@@ -49,7 +50,7 @@ pub(crate) async fn admit(edge: &Edge, session: &mut Session, context: &mut Requ
 }
 
 /// Everything that must be unambiguous before anybody acts on it: framing, host, path, route.
-fn identify(session: &mut Session, context: &mut RequestContext) -> Result<(), Refusal> {
+fn identify(edge: &Edge, session: &mut Session, context: &mut RequestContext) -> Result<(), Refusal> {
     let generation = Arc::clone(&context.generation);
     let config = &generation.document.config;
     let request = session.req_header();
@@ -70,6 +71,9 @@ fn identify(session: &mut Session, context: &mut RequestContext) -> Result<(), R
 
     normalise(session.req_header_mut())?;
     context.page_target = session.req_header().uri.clone();
+    choose_version(edge, session.req_header_mut(), context)?;
+    let generation = Arc::clone(&context.generation);
+    let config = &generation.document.config;
     let request = session.req_header();
     let index = match generation
         .routing
@@ -99,6 +103,22 @@ fn identify(session: &mut Session, context: &mut RequestContext) -> Result<(), R
         &config.trusted_proxies,
     )
     .map_err(|_| Refusal::Host)
+}
+
+/// A host that control has given to an app is answered by one of the app's versions.
+fn choose_version(edge: &Edge, request: &mut RequestHeader, context: &mut RequestContext) -> Result<(), Refusal> {
+    let sites = edge.sites.load();
+    let choice = sites.choose(&context.host, request, context.client.address, context.background);
+    request.remove_header(DEPLOYMENT_FIELD);
+    if let Some(Choice { generation, cookies }) = choice.map_err(|NothingServes| Refusal::NothingServes)? {
+        let deployment = generation.deployment.as_ref().map_or("", |deployment| &deployment.id);
+        request
+            .insert_header(DEPLOYMENT_FIELD, deployment)
+            .map_err(|_| Refusal::NothingServes)?;
+        context.generation = generation;
+        context.cookies = cookies;
+    }
+    Ok(())
 }
 
 /// RFC 9112 section 6.3 and 3.2, strictly: what two parsers could read differently is refused, not repaired.

@@ -43,7 +43,7 @@ pub(crate) fn decorate(
         response.insert_header("proxy-status", failed.verdict.proxy_status(Some(&detail)))?;
     }
     bookmarks::describe(session, response, context)?;
-    run_response_filters(response, context);
+    run_response_filters(response, context)?;
     Ok(())
 }
 
@@ -71,8 +71,11 @@ pub(crate) async fn end_with_answer(session: &mut Session, context: &RequestCont
     Ok(())
 }
 
-/// The filters that saw the request see the response, the last one first.
-fn run_response_filters(response: &mut ResponseHeader, context: &mut RequestContext) {
+/// What the client shall remember is added, then the filters that saw the request see the response, the last one first.
+fn run_response_filters(response: &mut ResponseHeader, context: &mut RequestContext) -> Result<()> {
+    for cookie in context.cookies.drain(..) {
+        response.append_header(header::SET_COOKIE, cookie)?;
+    }
     let generation = Arc::clone(&context.generation);
     if let Some(route) = context.route.map(|index| &generation.routes[index]) {
         let entered = context.filters_entered.min(route.filters.len());
@@ -80,6 +83,7 @@ fn run_response_filters(response: &mut ResponseHeader, context: &mut RequestCont
             filter.on_response(&context.filter_state, response);
         }
     }
+    Ok(())
 }
 
 /// An uncacheable HEAD would otherwise carry the guest's or the upstream's body over HTTP/2.
@@ -101,7 +105,7 @@ pub(crate) async fn send(
     if !bodiless {
         response.insert_header(header::CONTENT_LENGTH, body.len())?;
     }
-    run_response_filters(&mut response, context);
+    run_response_filters(&mut response, context)?;
     let no_body = bodiless || body.is_empty() || session.req_header().method == Method::HEAD;
     session.write_response_header(Box::new(response), no_body).await?;
     if !no_body {
@@ -138,7 +142,7 @@ pub(crate) async fn send_static(
     for (name, value) in &answer.headers {
         response.append_header(name.clone(), value.clone())?;
     }
-    run_response_filters(&mut response, context);
+    run_response_filters(&mut response, context)?;
     let Some(mut chunks) = answer.body else {
         session.write_response_header(Box::new(response), true).await?;
         return Ok(true);

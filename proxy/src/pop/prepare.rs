@@ -1,0 +1,131 @@
+//! A deployment becomes a generation: its files are fetched, and all of it is built, as a configuration file would be.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use selvedge_replication::Database;
+use selvedge_replication::bookmark::Session;
+use selvedge_runtime::Runtime;
+use selvedge_schema::{Diagnostics, FilterSchema, check_manifest, read_manifest};
+
+use super::files::Files;
+use super::link::Link;
+use super::wanted::{self, Content, File, WantedError};
+use crate::generation::{Deployment, Generation, Purpose, chain};
+
+/// Mistakes that a failed deployment names.
+const NAMED: usize = 5;
+
+/// What a deployment is built from besides what it is.
+#[derive(Clone, PartialEq)]
+pub(super) struct Inputs {
+    /// The configuration file's generation.
+    pub(super) base: u64,
+    /// The app's variables; they come before those of the manifest.
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) secrets: BTreeMap<String, String>,
+}
+
+pub(super) struct Preparation {
+    pub(super) deployment: Arc<Deployment>,
+    pub(super) inputs: Inputs,
+    /// Lends what is unchanged.
+    pub(super) previous: Arc<Generation>,
+    pub(super) base: Arc<Generation>,
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) housekeeping: tokio::runtime::Handle,
+    pub(super) database: Arc<Database>,
+    pub(super) session: Session,
+    pub(super) link: Arc<Link>,
+    pub(super) files: Arc<Files>,
+    pub(super) filters: Arc<[FilterSchema]>,
+}
+
+/// Why a deployment could not be built.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) message: String,
+    /// Whether another try makes sense, with nothing changed.
+    pub(super) is_passing: bool,
+}
+
+impl Failure {
+    fn lasting(message: impl Into<String>) -> Failure {
+        Failure {
+            message: message.into(),
+            is_passing: false,
+        }
+    }
+}
+
+impl Preparation {
+    pub(super) async fn run(self) -> Result<Generation, Failure> {
+        let id = &self.deployment.id;
+        let content = wanted::content(&self.database, &self.session, id).await;
+        let content = content.map_err(|error| Failure {
+            message: chain(&error),
+            is_passing: matches!(error, WantedError::Read(_)),
+        })?;
+        self.check(&content)?;
+        let folder = self.files.folder(&self.link, id, &content.files).await;
+        let folder = folder.map_err(|error| Failure {
+            message: chain(&error),
+            is_passing: error.is_passing(),
+        })?;
+        // Building compiles components and opens databases.
+        let built = tokio::task::spawn_blocking(move || self.build(&content, &folder)).await;
+        built.unwrap_or_else(|panic| Err(Failure::lasting(format!("building it failed: {panic}"))))
+    }
+
+    /// Whoever wrote `_config` has checked this; it is checked again before a path of it is used.
+    fn check(&self, content: &Content) -> Result<(), Failure> {
+        let is_id = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let is_digest =
+            |text: &str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if !is_id(&self.deployment.id) {
+            return Err(Failure::lasting("its id is none"));
+        }
+        if let Some(File { path, .. }) = content.files.iter().find(|file| !is_digest(&file.digest)) {
+            return Err(Failure::lasting(format!("the digest of {path:?} is none")));
+        }
+        let paths: Vec<_> = content.files.iter().map(|file| file.path.as_str()).collect();
+        check_manifest(&content.manifest, &paths, &self.filters).map_err(|findings| {
+            let named = findings
+                .iter()
+                .map(|finding| format!("{}: {}", finding.pointer, finding.message));
+            Failure::lasting(several(named))
+        })
+    }
+
+    fn build(&self, content: &Content, folder: &std::path::Path) -> Result<Generation, Failure> {
+        let name = format!("{} version {}", self.deployment.app, self.deployment.version);
+        let wrong = |problems: Diagnostics| {
+            let named = problems
+                .items()
+                .iter()
+                .map(|item| format!("{}: {}", item.pointer, item.message));
+            Failure::lasting(several(named))
+        };
+        let mut document = read_manifest(&name, &content.manifest, folder, &self.filters).map_err(wrong)?;
+        document.config = self.base.document.config.with_deployed(document.config);
+        for handler in document.config.handlers.values_mut() {
+            handler.env.extend(self.inputs.env.clone());
+        }
+        let purpose = Purpose::Deploy {
+            deployment: &self.deployment,
+            secrets: &self.inputs.secrets,
+        };
+        Generation::build(
+            document,
+            &self.runtime,
+            Some(&self.previous),
+            purpose,
+            &self.housekeeping,
+        )
+        .map_err(wrong)
+    }
+}
+
+fn several(mistakes: impl Iterator<Item = String>) -> String {
+    mistakes.take(NAMED).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,213 @@
+//! What is deployed at control is served by every PoP: activated, rolled out, rolled back, and without control.
+
+use std::collections::BTreeSet;
+
+use reqwest::Method;
+use selvedge_tests::Platform;
+use selvedge_tests::executable::repository;
+use selvedge_tests::wait::wait_for;
+use serde_json::{Value, json};
+
+const PAGE: &[(&str, &str)] = &[("sec-fetch-dest", "document")];
+
+fn guest(name: &str) -> Vec<u8> {
+    std::fs::read(repository().join("tests/guests").join(name)).expect("the guest is committed")
+}
+
+/// A page, a script beside it, and a handler.
+fn manifest() -> Value {
+    json!({
+        "handlers": { "api": { "component": "hello.wasm" } },
+        "routes": [
+            { "match": { "path": "/api/*" }, "handler": "api" },
+            { "match": { "path": "/*" }, "static": { "root": "public" } },
+        ],
+    })
+}
+
+async fn deploy(platform: &Platform, text: &str) -> String {
+    let hello = guest("hello-p2.wasm");
+    let page = format!("page of {text}\n");
+    let script = format!("script of {text}\n");
+    let files = [
+        ("hello.wasm", hello.as_slice()),
+        ("public/index.html", page.as_bytes()),
+        ("public/app.js", script.as_bytes()),
+    ];
+    platform.control.deploy("shop", manifest(), &files).await
+}
+
+async fn make_app(platform: &Platform) {
+    let shop = json!({ "name": "shop" });
+    platform.control.done(Method::POST, "/v1/apps", Some(shop)).await;
+}
+
+fn cookies(response: &reqwest::Response) -> Vec<String> {
+    let set = response.headers().get_all("set-cookie").iter();
+    let set = set.filter_map(|value| value.to_str().ok());
+    set.filter_map(|value| Some(value.split_once(';')?.0.to_owned()))
+        .collect()
+}
+
+#[tokio::test]
+async fn deployed_activated_rolled_back_and_served_without_control() {
+    let mut platform = Platform::start(2).await;
+    make_app(&platform).await;
+    for pop in &platform.pops {
+        let (status, body) = pop.get("shop.localhost", "/").await;
+        assert_eq!(status, 503, "an app without a deployment says so: {body}");
+    }
+
+    let first = deploy(&platform, "one").await;
+    let prepared = platform.control.state(&first, "prepared").await;
+    assert_eq!(
+        prepared["pops"].as_array().map(Vec::len),
+        Some(2),
+        "each PoP has said it: {prepared}"
+    );
+    for pop in &platform.pops {
+        assert_eq!(
+            pop.get("shop-v1.localhost", "/").await,
+            (200, "page of one\n".to_owned())
+        );
+        assert_eq!(pop.get("shop.localhost", "/").await.0, 503, "prepared is not active");
+    }
+    platform.control.activate(&first, 100).await;
+    for pop in &platform.pops {
+        assert_eq!(pop.get("shop.localhost", "/").await, (200, "page of one\n".to_owned()));
+        assert_eq!(pop.get("shop.localhost", "/api/x").await, (200, "hello\n".to_owned()));
+        assert_eq!(
+            pop.get("other.localhost", "/").await.0,
+            404,
+            "another host is not the app's"
+        );
+    }
+
+    let domain = platform
+        .control
+        .done(Method::PUT, "/v1/apps/shop/domains/shop.example.com", None);
+    platform.control.everywhere(&domain.await["revision"]).await;
+    let second = deploy(&platform, "two").await;
+    platform.control.activate(&second, 100).await;
+    for pop in &platform.pops {
+        assert_eq!(
+            pop.get("shop.example.com", "/").await,
+            (200, "page of two\n".to_owned())
+        );
+        assert_eq!(
+            pop.get("shop-v1.localhost", "/").await,
+            (200, "page of one\n".to_owned())
+        );
+    }
+
+    let back = platform
+        .control
+        .done(Method::POST, "/v1/apps/shop/rollback", Some(json!({})))
+        .await;
+    platform.control.everywhere(&back["revision"]).await;
+    for pop in &platform.pops {
+        assert_eq!(
+            pop.get("shop.example.com", "/").await,
+            (200, "page of one\n".to_owned())
+        );
+    }
+
+    // Level 5: control is gone, then the primary too. PoPs serve, and start, with what they have.
+    platform.control.kill();
+    platform.pops[0].restart_proxy().await;
+    let pop = &platform.pops[0];
+    wait_for("the restarted proxy to serve the app", async || {
+        (pop.get("shop.example.com", "/").await == (200, "page of one\n".to_owned())).then_some(())
+    })
+    .await;
+    platform.primary.kill();
+    platform.pops[0].restart_proxy().await;
+    let pop = &platform.pops[0];
+    wait_for("the restarted proxy to serve the app", async || {
+        (pop.get("shop.example.com", "/").await == (200, "page of one\n".to_owned())).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deployment_that_cannot_be_built_changes_nothing_and_says_why() {
+    let platform = Platform::start(1).await;
+    make_app(&platform).await;
+    let first = deploy(&platform, "one").await;
+    platform.control.activate(&first, 100).await;
+
+    let not_http = guest("not-http.wasm");
+    let files = [
+        ("hello.wasm", not_http.as_slice()),
+        ("public/index.html", b"never seen".as_slice()),
+    ];
+    let broken = platform.control.deploy("shop", manifest(), &files).await;
+    let failed = platform.control.state(&broken, "failed").await;
+    let message = failed["message"].as_str().unwrap_or_default();
+    assert!(
+        message.starts_with("pop-0: /handlers/api/component:") && message.contains("wasi:http"),
+        "{failed}"
+    );
+    let path = format!("/v1/deployments/{broken}/activate");
+    let (status, problem) = platform.control.ask(Method::POST, &path, Some(json!({}))).await;
+    assert_eq!(status, 409, "{problem}");
+    let pop = &platform.pops[0];
+    assert_eq!(pop.get("shop.localhost", "/").await, (200, "page of one\n".to_owned()));
+    assert_eq!(
+        pop.get("shop-v2.localhost", "/").await.0,
+        404,
+        "there is nothing to preview"
+    );
+}
+
+#[tokio::test]
+async fn a_rollout_is_sticky_and_a_page_keeps_its_own_version() {
+    let platform = Platform::start(1).await;
+    make_app(&platform).await;
+    let first = deploy(&platform, "one").await;
+    platform.control.activate(&first, 100).await;
+    let pop = &platform.pops[0];
+    let page = pop.ask("shop.localhost", "/", PAGE).await;
+    let of_first = cookies(&page);
+    assert_eq!(of_first, [format!("selvedge-deployment={first}")]);
+
+    let second = deploy(&platform, "two").await;
+    platform.control.activate(&second, 50).await;
+    let mut seen = BTreeSet::new();
+    for client in 0..40 {
+        let agent = format!("client {client}");
+        let first_answer = pop.ask("shop.localhost", "/app.js", &[("user-agent", &agent)]).await;
+        let bucket = cookies(&first_answer).join("; ");
+        assert!(bucket.starts_with("selvedge-bucket="), "{bucket}");
+        let text = first_answer.text().await.expect("a script");
+        for _ in 0..3 {
+            // Somewhere else, with its cookie; and without, from where it was.
+            for headers in [
+                [("cookie", bucket.as_str()), ("user-agent", "moved")],
+                [("cookie", "unrelated=1"), ("user-agent", &agent)],
+            ] {
+                let again = pop.ask("shop.localhost", "/app.js", &headers).await;
+                assert_eq!(again.text().await.expect("a script"), text, "{headers:?}");
+            }
+        }
+        seen.insert(text);
+    }
+    assert_eq!(seen.len(), 2, "half of 40 clients get each version: {seen:?}");
+
+    platform.control.activate(&second, 100).await;
+    let (_, page) = pop.get("shop.localhost", "/").await;
+    assert_eq!(page, "page of two\n");
+    // What the old page asks for comes from the old version; a new page does not.
+    let cookie = of_first[0].as_str();
+    let script = pop
+        .ask(
+            "shop.localhost",
+            "/app.js",
+            &[("cookie", cookie), ("sec-fetch-dest", "script")],
+        )
+        .await;
+    assert_eq!(script.text().await.expect("a script"), "script of one\n");
+    let navigated = pop.ask("shop.localhost", "/", &[("cookie", cookie), PAGE[0]]).await;
+    assert_eq!(cookies(&navigated), [format!("selvedge-deployment={second}")]);
+    assert_eq!(navigated.text().await.expect("a page"), "page of two\n");
+}
