@@ -204,7 +204,11 @@ pub(super) async fn report(
             format!("this is the key of {}, not of {pop}", caller.name),
         ));
     }
-    let newest = control.store.config.revision();
+    let mut newest = control.store.config.revision();
+    if report.revision > newest {
+        // Another process of control may have made it.
+        newest = control.store.config.learn_revision().await?;
+    }
     if !(0..=newest).contains(&report.revision) {
         return Err(Problem::new(
             Kind::Invalid,

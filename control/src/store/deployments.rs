@@ -8,7 +8,6 @@ use utoipa::ToSchema;
 use super::apps::{App, no_app};
 use super::change::{Change, ChangeError, Refused};
 use super::keys::word;
-use super::rows::json_text;
 use super::{Store, StoreError, now_ms};
 use crate::deployment::{Event, State};
 
@@ -31,12 +30,6 @@ pub(crate) struct DeployedBlob {
     /// SHA-256, in hex.
     pub(crate) digest: String,
     pub(crate) bytes: i64,
-}
-
-#[derive(Deserialize)]
-struct Manifest {
-    #[serde(deserialize_with = "json_text")]
-    manifest: serde_json::Value,
 }
 
 const DEPLOYMENTS: &str = "SELECT id, app, version, created_ms, state, message FROM deployments";
@@ -71,8 +64,9 @@ impl Store {
 
     pub(crate) async fn manifest(&self, id: &str) -> Result<Option<serde_json::Value>, StoreError> {
         let sql = "SELECT manifest FROM deployments WHERE id = ?1";
-        let found: Option<Manifest> = self.config.find(sql, vec![id.into()]).await?;
-        Ok(found.map(|found| found.manifest))
+        let found: Option<(String,)> = self.config.find(sql, vec![id.into()]).await?;
+        // One that is damaged is shown as it is: PoPs refuse it and say why.
+        Ok(found.map(|(text,)| serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text))))
     }
 
     pub(crate) async fn blobs(&self, id: &str) -> Result<Vec<DeployedBlob>, StoreError> {

@@ -216,10 +216,11 @@ impl One {
         }
     }
 
-    async fn learn_revision(&self) -> Result<(), StoreError> {
+    /// As it is in the database.
+    pub(crate) async fn learn_revision(&self) -> Result<i64, StoreError> {
         let numbers = self.read::<(i64,)>("SELECT number FROM revision", Vec::new()).await?;
         self.raise_to(numbers.first().map_or(0, |(number,)| *number));
-        Ok(())
+        Ok(self.revision())
     }
 
     fn raise_to(&self, number: i64) {

@@ -1,12 +1,14 @@
 //! A deployment becomes a generation: its files are fetched, and all of it is built, as a configuration file would be.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use selvedge_replication::Database;
 use selvedge_replication::bookmark::Session;
 use selvedge_runtime::Runtime;
 use selvedge_schema::{Diagnostics, FilterSchema, check_manifest, read_manifest};
+use serde_json::Value;
 
 use super::files::Files;
 use super::link::Link;
@@ -66,19 +68,19 @@ impl Preparation {
             message: chain(&error),
             is_passing: matches!(error, WantedError::Read(_)),
         })?;
-        self.check(&content)?;
+        let manifest = self.check(&content)?;
         let folder = self.files.folder(&self.link, id, &content.files).await;
         let folder = folder.map_err(|error| Failure {
             message: chain(&error),
             is_passing: error.is_passing(),
         })?;
         // Building compiles components and opens databases.
-        let built = tokio::task::spawn_blocking(move || self.build(&content, &folder)).await;
+        let built = tokio::task::spawn_blocking(move || self.build(&manifest, &folder)).await;
         built.unwrap_or_else(|panic| Err(Failure::lasting(format!("building it failed: {panic}"))))
     }
 
     /// Whoever wrote `_config` has checked this; it is checked again before a path of it is used.
-    fn check(&self, content: &Content) -> Result<(), Failure> {
+    fn check(&self, content: &Content) -> Result<Value, Failure> {
         let is_id = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
         let is_digest =
             |text: &str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
@@ -88,16 +90,19 @@ impl Preparation {
         if let Some(File { path, .. }) = content.files.iter().find(|file| !is_digest(&file.digest)) {
             return Err(Failure::lasting(format!("the digest of {path:?} is none")));
         }
+        let manifest = serde_json::from_str(&content.manifest)
+            .map_err(|error| Failure::lasting(format!("its manifest is not JSON: {error}")))?;
         let paths: Vec<_> = content.files.iter().map(|file| file.path.as_str()).collect();
-        check_manifest(&content.manifest, &paths, &self.filters).map_err(|findings| {
+        check_manifest(&manifest, &paths, &self.filters).map_err(|findings| {
             let named = findings
                 .iter()
                 .map(|finding| format!("{}: {}", finding.pointer, finding.message));
             Failure::lasting(several(named))
-        })
+        })?;
+        Ok(manifest)
     }
 
-    fn build(&self, content: &Content, folder: &std::path::Path) -> Result<Generation, Failure> {
+    fn build(&self, manifest: &Value, folder: &Path) -> Result<Generation, Failure> {
         let name = format!("{} version {}", self.deployment.app, self.deployment.version);
         let wrong = |problems: Diagnostics| {
             let named = problems
@@ -106,7 +111,7 @@ impl Preparation {
                 .map(|item| format!("{}: {}", item.pointer, item.message));
             Failure::lasting(several(named))
         };
-        let mut document = read_manifest(&name, &content.manifest, folder, &self.filters).map_err(wrong)?;
+        let mut document = read_manifest(&name, manifest, folder, &self.filters).map_err(wrong)?;
         document.config = self.base.document.config.with_deployed(document.config);
         for handler in document.config.handlers.values_mut() {
             handler.env.extend(self.inputs.env.clone());

@@ -60,7 +60,8 @@ pub(super) struct Purge {
 /// What a deployment consists of; it never changes.
 #[derive(Debug, Deserialize)]
 pub(super) struct Content {
-    pub(super) manifest: serde_json::Value,
+    /// JSON in the edge's vocabulary.
+    pub(super) manifest: String,
     pub(super) files: Vec<File>,
 }
 
@@ -107,7 +108,7 @@ const WANTED: &str = "SELECT json_object(
 )";
 
 const CONTENT: &str = "SELECT json_object(
-  'manifest', json(manifest),
+  'manifest', manifest,
   'files', json((
     SELECT json_group_array(json_object('path', path, 'digest', digest, 'bytes', bytes))
     FROM deployment_blobs WHERE deployment = ?1
