@@ -19,6 +19,7 @@ mod manifest;
 mod not_yet;
 mod pattern;
 mod percent;
+pub mod sealed;
 mod source;
 mod substitute;
 mod text;
