@@ -1,6 +1,8 @@
 //! `selvedge control`: the control plane, beside an agent.
 
+use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use selvedge_control::{ControlSettings, Started};
@@ -10,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{explain, service};
 
-pub(crate) fn run(file: &Path, ready_file: Option<&Path>) -> Result<(), String> {
+pub(crate) fn run(file: &Path, ready_file: Option<&Path>, key_file: Option<&Path>) -> Result<(), String> {
     let document = selvedge_proxy::read_configuration(file).map_err(|error| match error {
         OpenError::Invalid(diagnostics) => diagnostics,
         other => explain(&other),
@@ -24,10 +26,10 @@ pub(crate) fn run(file: &Path, ready_file: Option<&Path>) -> Result<(), String> 
         ));
     };
     let settings = ControlSettings::of(&plane, &agent, selvedge_filters::schemas());
-    service::block_on(serve(settings, ready_file))
+    service::block_on(serve(settings, ready_file, key_file))
 }
 
-async fn serve(settings: ControlSettings, ready_file: Option<&Path>) -> Result<(), String> {
+async fn serve(settings: ControlSettings, ready_file: Option<&Path>, key_file: Option<&Path>) -> Result<(), String> {
     let failed = |error: std::io::Error| explain(&error);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
@@ -38,19 +40,26 @@ async fn serve(settings: ControlSettings, ready_file: Option<&Path>) -> Result<(
         }
     };
     let mut told = Ok(());
-    let ready = |started: Started| told = tell(&started, ready_file);
+    let ready = |started: Started| told = tell(&started, ready_file, key_file);
     selvedge_control::run(settings, ready, stop)
         .await
         .map_err(|error| explain(&error))?;
     told.map_err(failed)
 }
 
-/// Shows the first key, and says where control serves.
-fn tell(started: &Started, ready_file: Option<&Path>) -> std::io::Result<()> {
-    if let Some(key) = &started.first_key {
-        // Not through the log, which is kept.
-        let mut shown = std::io::stderr().lock();
-        writeln!(shown, "The first key, shown this once: {}", key.reveal())?;
+/// Shows the first key or writes it where it was asked for, and says where control serves.
+fn tell(started: &Started, ready_file: Option<&Path>, key_file: Option<&Path>) -> std::io::Result<()> {
+    match (&started.first_key, key_file) {
+        (Some(key), Some(path)) => {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            writeln!(file, "{}", key.reveal())?;
+        }
+        (Some(key), None) => {
+            // Not through the log, which is kept.
+            let mut shown = std::io::stderr().lock();
+            writeln!(shown, "The first key, shown this once: {}", key.reveal())?;
+        }
+        (None, _) => {}
     }
     let Some(path) = ready_file else { return Ok(()) };
     service::write_ready(path, &json!({ "control": started.address.to_string() }))

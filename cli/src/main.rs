@@ -78,6 +78,9 @@ enum Command {
         /// Write the address, as JSON, to this file once the API accepts.
         #[arg(long, value_name = "PATH")]
         ready_file: Option<PathBuf>,
+        /// Write the owner's key, which the first start makes, to this new file instead of showing it.
+        #[arg(long, value_name = "PATH")]
+        key_file: Option<PathBuf>,
     },
     /// Replicated databases by hand: make, look into, import, export, copy, check, delete.
     Db(db::Db),
@@ -104,7 +107,11 @@ fn main() -> ExitCode {
             watch,
         }),
         Command::Agent { file, ready_file } => agent::run(&file, ready_file.as_deref()),
-        Command::Control { file, ready_file } => control::run(&file, ready_file.as_deref()),
+        Command::Control {
+            file,
+            ready_file,
+            key_file,
+        } => control::run(&file, ready_file.as_deref(), key_file.as_deref()),
         Command::Db(arguments) => return db::run(arguments),
         Command::Check { file } => check(&file),
         Command::Schema => {

@@ -38,6 +38,8 @@ pub(crate) struct AccessEntry<'a> {
     /// Path and query as the client sent them.
     pub(crate) target: &'a str,
     pub(crate) route: &'a str,
+    /// App, deployment's id and version, where control has deployed it.
+    pub(crate) deployment: Option<(&'a str, &'a str, i64)>,
     pub(crate) status: u16,
     pub(crate) bytes_sent: usize,
     pub(crate) bytes_received: u64,
@@ -80,6 +82,11 @@ impl AccessEntry<'_> {
         let fields = line.as_object_mut().expect("an object was made");
         let name = Some(self.answered_by.1).filter(|name| !name.is_empty());
         put(fields, "answered_by_name", name);
+        if let Some((app, id, version)) = self.deployment {
+            put(fields, "app", Some(app));
+            put(fields, "deployment", Some(id));
+            put(fields, "version", Some(version));
+        }
         put(fields, "first_byte_ms", self.first_byte.map(milliseconds));
         put(fields, "server", self.server);
         put(fields, "reason", self.reason);
@@ -252,6 +259,7 @@ mod tests {
             host: "a.test",
             target,
             route: "/*",
+            deployment: None,
             status: 200,
             bytes_sent: 5,
             bytes_received: 0,

@@ -140,6 +140,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         "ready": unready.is_empty(),
         "generation": admin.edge.generation().number,
         "level": admin.edge.level(),
+        "control_lost": admin.edge.is_control_lost(),
         "reasons": unready,
     });
     (status, Json(body)).into_response()
@@ -155,7 +156,9 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 }
 
 async fn routes(State(admin): State<Admin>) -> Response {
-    Json(admin.edge.generation().describe()).into_response()
+    let mut described = admin.edge.generation().describe();
+    described["apps"] = admin.edge.sites.load().describe();
+    Json(described).into_response()
 }
 
 #[derive(Debug, Deserialize)]

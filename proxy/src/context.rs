@@ -30,6 +30,8 @@ pub struct RequestContext {
     pub(crate) started: Instant,
     pub(crate) arrived: SystemTime,
     pub(crate) generation: Arc<Generation>,
+    /// Nothing can be deployed or configured: see [`Edge::is_control_lost`].
+    pub(crate) control_lost: bool,
     /// What the client shall remember of the choice among an app's versions.
     pub(crate) cookies: Vec<HeaderValue>,
     /// A regeneration of a stale page that pingora started in the background; it has no client.
@@ -139,6 +141,7 @@ impl RequestContext {
             started: Instant::now(),
             arrived: SystemTime::now(),
             generation: edge.generation(),
+            control_lost: edge.is_control_lost(),
             cookies: Vec::new(),
             background: false,
             regeneration: None,

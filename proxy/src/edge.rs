@@ -54,6 +54,8 @@ pub struct Edge {
     generation: ArcSwap<Generation>,
     /// What control lets serve, by host.
     pub(crate) sites: ArcSwap<Sites>,
+    /// Control does not hear this PoP: level 5, nothing changes until it does.
+    pub(crate) control_lost: AtomicBool,
     /// A generation was swapped in.
     pub(crate) reloaded: Arc<Notify>,
     pub(crate) runtime: Arc<Runtime>,
@@ -384,6 +386,10 @@ impl Edge {
         reasons
     }
 
+    pub(crate) fn is_control_lost(&self) -> bool {
+        self.control_lost.load(Ordering::Relaxed)
+    }
+
     /// The worst level of any database.
     pub(crate) fn level(&self) -> Level {
         let levels = self.generations().into_iter().map(|generation| generation.level());
@@ -470,6 +476,7 @@ impl Edge {
             connections: ConnectionCount::new(&parts.generation.document.config.limits),
             generation: ArcSwap::from_pointee(parts.generation),
             sites: ArcSwap::default(),
+            control_lost: AtomicBool::new(false),
             reloaded: Arc::default(),
             runtime: parts.runtime,
             cache: parts.cache,

@@ -197,6 +197,11 @@ fn process(samples: &Samples, edge: &Edge) {
         "Log lines lost.",
         edge.access_log.dropped(),
     );
+    samples.set(
+        "selvedge_control_lost",
+        "1 while control does not hear this PoP: what is deployed serves, nothing changes.",
+        u64::from(edge.is_control_lost()),
+    );
     if let Some(bytes) = resident_bytes() {
         samples.set("process_resident_memory_bytes", "Resident memory.", bytes);
     }

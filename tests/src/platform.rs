@@ -99,6 +99,11 @@ impl Pop {
         }
     }
 
+    /// Its file.
+    pub fn configuration(&self) -> &str {
+        &self.configuration
+    }
+
     /// The proxy ends at once and starts again, with what is on its disk.
     pub async fn restart_proxy(&mut self) {
         self.edge.kill();

@@ -81,7 +81,7 @@ async fn a_file_without_control_is_refused_with_what_to_add() {
     let data = tempfile::tempdir().expect("a temporary directory");
     let environment = [("DATA_DIR", data.path().display().to_string())];
     let mut command = Command::new(executable());
-    command.arg("control").arg(repository().join("conf/primary.yaml"));
+    command.arg("control").arg(repository().join("conf/quickstart.yaml"));
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     let output = command.output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr);

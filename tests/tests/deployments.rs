@@ -120,6 +120,12 @@ async fn deployed_activated_rolled_back_and_served_without_control() {
         (pop.get("shop.example.com", "/").await == (200, "page of one\n".to_owned())).then_some(())
     })
     .await;
+    wait_for("level 5 to be visible", async || {
+        let level = pop.ask("shop.example.com", "/api/x", &[]).await;
+        (level.headers().get("x-selvedge-level")? == "5").then_some(())
+    })
+    .await;
+    assert_eq!(pop.edge.metric("selvedge_control_lost").await, Some(1.0));
     platform.primary.kill();
     platform.pops[0].restart_proxy().await;
     let pop = &platform.pops[0];
@@ -170,6 +176,12 @@ async fn a_rollout_is_sticky_and_a_page_keeps_its_own_version() {
     let page = pop.ask("shop.localhost", "/", PAGE).await;
     let of_first = cookies(&page);
     assert_eq!(of_first, [format!("selvedge-deployment={first}")]);
+    let logged = pop.edge.access_log_of(1).await.remove(0);
+    assert_eq!(
+        (&logged["app"], &logged["version"]),
+        (&json!("shop"), &json!(1)),
+        "{logged}"
+    );
 
     let second = deploy(&platform, "two").await;
     platform.control.activate(&second, 50).await;
@@ -210,4 +222,74 @@ async fn a_rollout_is_sticky_and_a_page_keeps_its_own_version() {
     let navigated = pop.ask("shop.localhost", "/", &[("cookie", cookie), PAGE[0]]).await;
     assert_eq!(cookies(&navigated), [format!("selvedge-deployment={second}")]);
     assert_eq!(navigated.text().await.expect("a page"), "page of two\n");
+}
+
+#[tokio::test]
+async fn variables_and_purges_reach_pops_and_a_reload_keeps_what_is_deployed() {
+    let mut platform = Platform::start(1).await;
+    make_app(&platform).await;
+    let manifest = json!({
+        "handlers": { "probe": { "component": "probe.wasm", "env": { "GREETING": "from the manifest" } } },
+        "routes": [
+            { "match": { "path": "/clock" }, "handler": "probe", "cache": { "isr": { "revalidate": "1h" } } },
+            { "match": { "path": "/*" }, "handler": "probe" },
+        ],
+    });
+    let probe = guest("probe-p2.wasm");
+    let deployment = platform
+        .control
+        .deploy("shop", manifest, &[("probe.wasm", &probe)])
+        .await;
+    platform.control.activate(&deployment, 100).await;
+    let greeting = async |platform: &Platform| {
+        let (_, variables) = platform.pops[0].get("shop.localhost", "/env").await;
+        let greeting = variables.lines().find_map(|line| line.strip_prefix("env GREETING="));
+        greeting.unwrap_or_default().to_owned()
+    };
+    assert_eq!(greeting(&platform).await, "from the manifest");
+    let value = json!({ "value": "from control" });
+    let set = platform
+        .control
+        .done(Method::PUT, "/v1/apps/shop/env/GREETING", Some(value));
+    platform.control.everywhere(&set.await["revision"]).await;
+    assert_eq!(greeting(&platform).await, "from control");
+
+    let cached = async |platform: &Platform| {
+        let response = platform.pops[0].ask("shop.localhost", "/clock", &[]).await;
+        let status = response
+            .headers()
+            .get("cache-status")
+            .and_then(|value| value.to_str().ok());
+        status.is_some_and(|status| status.contains("; hit"))
+    };
+    for purge in [
+        json!({ "url": "http://shop.localhost/clock" }),
+        json!({ "tag": "page" }),
+        json!({ "everything": true }),
+    ] {
+        cached(&platform).await;
+        assert!(cached(&platform).await, "the page is kept");
+        let purged = platform
+            .control
+            .done(Method::POST, "/v1/purge", Some(purge.clone()))
+            .await;
+        platform.control.everywhere(&purged["revision"]).await;
+        assert!(!cached(&platform).await, "the page is gone: {purge}");
+    }
+
+    // Another configuration file, as an operator reloads it.
+    let file = platform.pops[0].configuration().to_owned()
+        + "routes: [{ match: { path: /* }, respond: { status: 200, body: file } }]\n";
+    platform.pops[0].edge.reload(&file).await;
+    assert_eq!(
+        platform.pops[0].get("elsewhere.localhost", "/").await,
+        (200, "file".to_owned())
+    );
+    assert_eq!(greeting(&platform).await, "from control");
+    let flip = json!({ "value": "after the reload" });
+    let set = platform
+        .control
+        .done(Method::PUT, "/v1/apps/shop/env/GREETING", Some(flip));
+    platform.control.everywhere(&set.await["revision"]).await;
+    assert_eq!(greeting(&platform).await, "after the reload");
 }

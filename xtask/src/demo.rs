@@ -1,8 +1,8 @@
 //! `cargo xtask demo`: the whole platform on loopback, with a real site on it and things to try.
 //!
 //! Builds the executable and the site's database, starts a legacy backend (nginx when it is installed, else a small server
-//! of its own), serves `conf/quickstart.yaml` from one process, and the same site once more from a cluster: a primary and
-//! three PoPs. It ends cleanly on Ctrl-C: the terminal sends the signal to all of them, and this process waits until they
+//! of its own), serves `conf/quickstart.yaml` from one process, and the same site once more from a cluster: a primary,
+//! control beside it, and three PoPs. It ends cleanly on Ctrl-C: the terminal sends the signal to all of them, and this process waits until they
 //! have drained. Where one of them does not start, the others are ended.
 //!
 //! `SELVEDGE_EXE` names an executable to take instead of building one; `DATA_DIR` a folder to work in instead of
@@ -50,7 +50,7 @@ pub(crate) fn run() -> Result<()> {
         wait_until_ready(&mut edge, &ready).context("set HTTP_PORT, HTTPS_PORT or ADMIN_PORT if a port is in use")?;
     let cluster = Cluster::start(&root, &executable, &folder)?;
     println!("{}", invitation(&addresses, &legacy)?);
-    println!("{}", cluster_invitation(&cluster)?);
+    println!("{}", cluster_invitation(&cluster, &executable)?);
     edge.wait()?;
     cluster.wait()?;
     println!("stopped");
@@ -127,7 +127,7 @@ fn invitation(addresses: &Value, legacy: &legacy::Legacy) -> Result<String> {
     ))
 }
 
-fn cluster_invitation(cluster: &Cluster) -> Result<String> {
+fn cluster_invitation(cluster: &Cluster, executable: &Path) -> Result<String> {
     let address = |pop: usize| {
         let address = cluster.pops[pop]["listeners"][0]["address"].as_str();
         address.context("a PoP's address")
@@ -135,6 +135,8 @@ fn cluster_invitation(cluster: &Cluster) -> Result<String> {
     let (first, second, third) = (address(0)?, address(1)?, address(2)?);
     let primary = cluster.primary["agent"].as_str().context("the primary's address")?;
     let admin = cluster.pops[1]["admin"].as_str().context("a PoP's admin address")?;
+    let (_, port) = first.rsplit_once(':').context("a PoP's port")?;
+    let (control, key, executable) = (&cluster.control, cluster.key.display(), executable.display());
     Ok(format!(
         "  The same site from a cluster: a primary at {primary}, and three PoPs, each reading its own replica
 
@@ -145,6 +147,12 @@ fn cluster_invitation(cluster: &Cluster) -> Result<String> {
        curl -s -b /tmp/jar 'http://{second}/notes?word=dog' | grep -c Barks
   5. Stop the primary (kill the `selvedge agent conf/primary.yaml`): reads go on, writes are refused with 503.
        curl -s http://{admin}/readyz
+
+  6. Deploy something of your own to all three; control is at {control}:
+       export SELVEDGE_CONTROL={control} SELVEDGE_TOKEN=$(cat {key})
+       selvedge init shop --template static && cd shop && selvedge deploy
+       curl -s http://shop.localhost:{port}/
+     (`selvedge` is {executable})
 
   Change conf/quickstart.yaml and send its edge a SIGHUP to reload it. Ctrl-C stops everything.
 "

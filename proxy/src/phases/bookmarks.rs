@@ -18,8 +18,10 @@ use crate::context::{Attempt, RequestContext};
 
 /// `strong`: reads see what the primary has now. `eventual`: what this machine has. Otherwise what the client has seen.
 const CONSISTENCY: &str = "x-selvedge-consistency";
-/// The level of degradation, when there is one.
+/// The levels of degradation, when there are any.
 const LEVEL: &str = "x-selvedge-level";
+/// Existing deployments work, nothing changes.
+const CONTROL_LOST: &str = "5";
 /// `queued`, when writes were answered before they were done; where to ask for them is in [`OPERATION`].
 const WRITE: &str = "x-selvedge-write";
 const OPERATION: &str = "x-selvedge-operation";
@@ -61,12 +63,15 @@ fn cookie(request: &RequestHeader) -> Option<&str> {
 
 /// Says what the client has seen now, what of its writes is still to be done, and how the data layer is.
 pub(crate) fn describe(session: &Session, response: &mut ResponseHeader, context: &RequestContext) -> Result<()> {
+    if context.control_lost {
+        response.append_header(LEVEL, CONTROL_LOST)?;
+    }
     let Some(agent) = &context.generation.agent else {
         return Ok(());
     };
     let level = context.generation.level();
     if level != Level::Normal {
-        response.insert_header(LEVEL, (level as u8).to_string())?;
+        response.append_header(LEVEL, (level as u8).to_string())?;
     }
     let made_for_this_request = matches!(context.attempt, Attempt::Handler) && !context.cache.stored;
     let Some(seen) = context.brought.session.get().filter(|_| made_for_this_request) else {

@@ -10,6 +10,7 @@ use crate::{
     context::{Attempt, RequestContext},
     edge::Edge,
     fail::{self, Blame, judge},
+    generation::Deployment,
     phases::{caching, respond},
 };
 
@@ -49,6 +50,10 @@ pub(crate) fn finish(edge: &Edge, session: &mut Session, error: Option<&Error>, 
         host: &context.host,
         target: &context.requested,
         route,
+        deployment: context.generation.deployment.as_ref().map(|deployment| {
+            let Deployment { id, app, version } = &**deployment;
+            (app.as_str(), id.as_str(), *version)
+        }),
         status,
         bytes_sent: session.body_bytes_sent(),
         bytes_received: context.request_body_bytes,

@@ -13,6 +13,7 @@ use futures::Stream;
 use parking_lot::Mutex;
 use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode};
 use selvedge_schema::ControlLink;
+use selvedge_schema::sealed::{PublicSealingKey, SealingKey, open};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use thiserror::Error;
@@ -33,6 +34,8 @@ pub(super) struct Report {
     /// Of `_config` in its agent.
     pub(super) position: Option<String>,
     pub(super) deployments: BTreeMap<String, Said>,
+    /// What its secrets are sealed to.
+    pub(super) sealing_key: PublicSealingKey,
     pub(super) load: Load,
 }
 
@@ -61,7 +64,7 @@ pub enum LinkError {
     Unreachable(#[from] reqwest::Error),
     #[error("control has refused it: {status}: {detail}")]
     Refused { status: StatusCode, detail: String },
-    #[error("cannot keep this PoP's key in {path}")]
+    #[error("cannot keep a key of this PoP in {path}")]
     Keep { path: PathBuf, source: io::Error },
 }
 
@@ -81,6 +84,8 @@ pub(super) struct Link {
     /// Where the key is kept that the join token was exchanged for.
     key_file: PathBuf,
     key: Mutex<Option<Arc<str>>>,
+    /// What this PoP's secrets are opened with.
+    sealing: SealingKey,
 }
 
 #[derive(Deserialize)]
@@ -120,6 +125,7 @@ impl Link {
             .tls_certs_merge(authorities)
             .build()
             .map_err(LinkError::Client)?;
+        let sealing = sealing_key(&data_dir.join("sealing.key"))?;
         let key_file = data_dir.join("control.key");
         let kept = fs::read_to_string(&key_file).ok();
         Ok(Link {
@@ -129,7 +135,25 @@ impl Link {
             token: settings.token.clone(),
             key: Mutex::new(kept.map(|key| key.trim().into())),
             key_file,
+            sealing,
         })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn sealing_key(&self) -> PublicSealingKey {
+        self.sealing.public()
+    }
+
+    /// A secret of an app that was sealed for this PoP, in hex. The error says which, never what.
+    pub(super) fn open_secret(&self, app: &str, name: &str, sealed: &str) -> Result<String, String> {
+        let wrong = |why: &dyn std::fmt::Display| format!("the secret {name} cannot be opened: {why}");
+        let sealed = bytes_of(sealed).ok_or_else(|| wrong(&"it is damaged"))?;
+        let opened = open(&self.sealing, &self.name, app, name, &sealed).map_err(|error| wrong(&error))?;
+        let text = std::str::from_utf8(&opened).map_err(|_| wrong(&"it is not text"))?;
+        Ok(text.to_owned())
     }
 
     /// The newest revision that control has.
@@ -179,13 +203,10 @@ impl Link {
     /// Exchanges the join token for a key, and keeps that before it is used.
     async fn join(&self) -> Result<Arc<str>, LinkError> {
         let url = format!("{}/v1/pops", self.base);
-        let body = json!({ "name": self.name });
+        let body = json!({ "name": self.name, "sealing_key": self.sealing.public() });
         let request = self.http.post(url).bearer_auth(&self.token).json(&body);
         let joined: Joined = accepted(request.send().await?).await?.json().await?;
-        keep(&self.key_file, &joined.key).map_err(|source| LinkError::Keep {
-            path: self.key_file.clone(),
-            source,
-        })?;
+        keep(&self.key_file, joined.key.as_bytes())?;
         tracing::info!(pop = self.name, "joined the control plane");
         Ok(joined.key.into())
     }
@@ -208,16 +229,36 @@ async fn accepted(response: Response) -> Result<Response, LinkError> {
     Err(LinkError::Refused { status, detail })
 }
 
+/// The key of before, or a new one: control seals everything anew when it hears of it.
+fn sealing_key(path: &Path) -> Result<SealingKey, LinkError> {
+    if let Ok(bytes) = fs::read(path)
+        && let Ok(key) = SealingKey::from_bytes(&bytes)
+    {
+        return Ok(key);
+    }
+    let key = SealingKey::generate();
+    keep(path, &*key.to_bytes())?;
+    Ok(key)
+}
+
 /// Readable by this user only, whole or not at all.
-fn keep(path: &Path, key: &str) -> io::Result<()> {
+fn keep(path: &Path, content: &[u8]) -> Result<(), LinkError> {
     let partial = path.with_extension("partial");
-    let mut file = fs::OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&partial)?;
-    file.write_all(key.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(partial, path)
+    let write = || -> io::Result<()> {
+        let options = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).clone();
+        let mut file = options.open(&partial)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)
+    };
+    write().map_err(|source| LinkError::Keep {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn bytes_of(hex: &str) -> Option<Vec<u8>> {
+    let digits = hex.as_bytes().chunks(2);
+    let bytes = digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+    bytes.collect()
 }

@@ -14,6 +14,7 @@ mod sites;
 mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,8 @@ use wanted::Wanted;
 const CONFIG: &str = "_config";
 /// How often this PoP is heard at least; control takes one for gone after 30 seconds.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Reports in a row that control did not take, until it counts as lost: level 5.
+const LOST: u32 = 3;
 /// Pause before control is told again what it did not hear.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Pause before a deployment is prepared again that failed for a reason that may pass.
@@ -148,7 +151,7 @@ impl Follower {
         let mut failing = None;
         loop {
             let seen = position(&statuses.borrow_and_update());
-            let read = wanted::read(&self.database, &self.session, self.purged.unwrap_or(i64::MAX)).await;
+            let read = wanted::read(&self.database, &self.session, self.purged.unwrap_or(i64::MAX), self.link.name()).await;
             let Some(edge) = self.edge.upgrade() else { return };
             match read {
                 Ok(wanted) => {
@@ -210,11 +213,7 @@ impl Follower {
             return;
         }
         let base = edge.generation();
-        let inputs_of = |deployment: &wanted::Deployment| Inputs {
-            base: base.number,
-            env: wanted.env_of(&deployment.app),
-            secrets: BTreeMap::new(),
-        };
+        let inputs_of = |deployment: &wanted::Deployment| inputs(wanted, deployment, base.number);
         let missing = |deployment: &&wanted::Deployment| match self.versions.get(&deployment.id) {
             None => true,
             Some(version) if version.inputs != inputs_of(deployment) => true,
@@ -395,8 +394,8 @@ impl Follower {
         let mut serving = wanted.deployments.iter().filter(|deployment| wanted.serves(deployment));
         serving.all(|deployment| {
             self.versions.get(&deployment.id).is_some_and(|version| {
-                let is_current = version.inputs.base == base && version.inputs.env == wanted.env_of(&deployment.app);
-                is_current && !matches!(version.outcome, Outcome::Preparing)
+                let is_settled = !matches!(version.outcome, Outcome::Preparing);
+                is_settled && version.inputs == inputs(wanted, deployment, base)
             })
         })
     }
@@ -419,6 +418,7 @@ impl Follower {
             version: env!("CARGO_PKG_VERSION"),
             position,
             deployments: said.collect(),
+            sealing_key: self.link.sealing_key(),
             load: Load::default(),
         };
         self.told.send_if_modified(|told| {
@@ -445,6 +445,15 @@ impl Follower {
     }
 }
 
+/// What a deployment is to be built from.
+fn inputs(wanted: &Wanted, deployment: &wanted::Deployment, base: u64) -> Inputs {
+    Inputs {
+        base,
+        env: wanted.env_of(&deployment.app),
+        secrets: wanted.secrets_of(&deployment.app),
+    }
+}
+
 /// Where the replica of `_config` stands, or how it is.
 fn position(statuses: &selvedge_replication::client::Statuses) -> Option<String> {
     let status = statuses.get(CONFIG)?;
@@ -453,22 +462,19 @@ fn position(statuses: &selvedge_replication::client::Statuses) -> Option<String>
 
 /// Tells control what is new as soon as it is, and the same again now and then.
 async fn report(link: Arc<Link>, edge: Weak<Edge>, mut reports: watch::Receiver<Option<Report>>) {
-    let mut failing = None;
+    let (mut failing, mut failures) = (None, 0);
     loop {
         let report = reports.borrow_and_update().clone();
-        let Some(edge) = edge.upgrade() else { return };
-        let load = Load {
-            requests_in_flight: edge.requests_in_flight() as u64,
-            connections: edge.connections.total() as u64,
+        let Some(load) = edge.upgrade().map(|edge| load(&edge)) else {
+            return;
         };
-        drop(edge);
-        let mut pause = HEARTBEAT;
         if let Some(report) = report {
             match link.report(&Report { load, ..report }).await {
                 Ok(_) => {
                     if failing.take().is_some() {
                         tracing::info!("control hears this PoP again");
                     }
+                    failures = 0;
                 }
                 Err(error) => {
                     let why = chain(&error);
@@ -476,14 +482,24 @@ async fn report(link: Arc<Link>, edge: Weak<Edge>, mut reports: watch::Receiver<
                         tracing::warn!(%why, "control does not hear this PoP; what serves goes on serving");
                     }
                     failing = Some(why);
-                    pause = AGAIN;
+                    failures += 1;
                 }
             }
         }
-        match tokio::time::timeout(pause, reports.changed()).await {
-            Ok(Ok(())) if failing.is_some() => tokio::time::sleep(AGAIN).await,
-            Ok(Err(_)) => return,
-            _ => {}
+        let Some(edge) = edge.upgrade() else { return };
+        edge.control_lost.store(failures >= LOST, Ordering::Relaxed);
+        drop(edge);
+        if failures > 0 {
+            tokio::time::sleep(AGAIN).await;
+        } else if let Ok(Err(_)) = tokio::time::timeout(HEARTBEAT, reports.changed()).await {
+            return;
         }
+    }
+}
+
+fn load(edge: &Edge) -> Load {
+    Load {
+        requests_in_flight: edge.requests_in_flight() as u64,
+        connections: edge.connections.total() as u64,
     }
 }

@@ -25,6 +25,7 @@ pub(super) struct Inputs {
     pub(super) base: u64,
     /// The app's variables; they come before those of the manifest.
     pub(super) env: BTreeMap<String, String>,
+    /// The app's secrets, sealed for this PoP, in hex.
     pub(super) secrets: BTreeMap<String, String>,
 }
 
@@ -116,9 +117,10 @@ impl Preparation {
         for handler in document.config.handlers.values_mut() {
             handler.env.extend(self.inputs.env.clone());
         }
+        let secrets = self.secrets().map_err(Failure::lasting)?;
         let purpose = Purpose::Deploy {
             deployment: &self.deployment,
-            secrets: &self.inputs.secrets,
+            secrets: &secrets,
         };
         Generation::build(
             document,
@@ -128,6 +130,16 @@ impl Preparation {
             &self.housekeeping,
         )
         .map_err(wrong)
+    }
+}
+
+impl Preparation {
+    fn secrets(&self) -> Result<BTreeMap<String, String>, String> {
+        let opened = self.inputs.secrets.iter().map(|(name, sealed)| {
+            let opened = self.link.open_secret(&self.deployment.app, name, sealed);
+            opened.map(|value| (name.clone(), value))
+        });
+        opened.collect()
     }
 }
 

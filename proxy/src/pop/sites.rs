@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, header};
 use pingora_http::RequestHeader;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::generation::Generation;
@@ -112,6 +113,30 @@ impl Sites {
             serving.insert(id(generation), generation);
         }
         serving.into_values().cloned().collect()
+    }
+}
+
+impl Sites {
+    /// Every host, and what it gets.
+    pub(crate) fn describe(&self) -> serde_json::Value {
+        let version = |generation: &Generation| match &generation.deployment {
+            Some(deployment) => json!({ "id": deployment.id, "app": deployment.app, "version": deployment.version }),
+            None => json!(null),
+        };
+        let hosts = self.hosts.iter().map(|(host, site)| {
+            let described = match site {
+                Site::Preview(generation) => json!({ "preview": version(generation) }),
+                Site::App(app) => json!({
+                    "active": app.active.as_deref().map(version),
+                    "rollout": app.rollout.as_ref().map(|rollout| {
+                        json!({ "deployment": version(&rollout.generation), "percent": rollout.percent })
+                    }),
+                    "kept": app.kept.keys().collect::<Vec<_>>(),
+                }),
+            };
+            (host.clone(), described)
+        });
+        hosts.collect::<BTreeMap<_, _>>().into_iter().collect()
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Wanted {
     pub(super) domains: Vec<(String, String)>,
     /// App, name and value.
     pub(super) env: Vec<(String, String, String)>,
+    /// App, name, and what was sealed for this PoP, in hex.
+    pub(super) secrets: Vec<(String, String, String)>,
     pub(super) deployments: Vec<Deployment>,
     /// Those after the one asked for, oldest first.
     pub(super) purges: Vec<Purge>,
@@ -93,6 +95,7 @@ const WANTED: &str = "SELECT json_object(
   )),
   'domains', json((SELECT json_group_array(json_array(host, app)) FROM domains)),
   'env', json((SELECT json_group_array(json_array(app, name, value)) FROM env)),
+  'secrets', json((SELECT json_group_array(json_array(app, name, hex(sealed))) FROM sealed_secrets WHERE pop = ?3)),
   'deployments', json((
     SELECT json_group_array(json_object('id', id, 'app', app, 'version', version)) FROM (
       SELECT id, app, version, row_number() OVER (PARTITION BY app ORDER BY version DESC) AS age FROM deployments
@@ -115,9 +118,9 @@ const CONTENT: &str = "SELECT json_object(
   ))
 ) FROM deployments WHERE id = ?1";
 
-/// The state now, with the purges after `purged`.
-pub(super) async fn read(config: &Database, session: &Session, purged: i64) -> Result<Wanted, WantedError> {
-    let statement = Statement::new(WANTED, vec![NEWEST.into(), purged.into()]);
+/// The state now, with the purges after `purged`, for the PoP of this name.
+pub(super) async fn read(config: &Database, session: &Session, purged: i64, pop: &str) -> Result<Wanted, WantedError> {
+    let statement = Statement::new(WANTED, vec![NEWEST.into(), purged.into(), pop.into()]);
     let wanted = one(config, session, statement).await?;
     wanted.ok_or_else(|| WantedError::Missing(String::new()))
 }
@@ -144,6 +147,12 @@ impl Wanted {
     pub(super) fn env_of(&self, app: &str) -> BTreeMap<String, String> {
         let own = self.env.iter().filter(|(of, _, _)| of == app);
         own.map(|(_, name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// An app's secrets by name, sealed.
+    pub(super) fn secrets_of(&self, app: &str) -> BTreeMap<String, String> {
+        let own = self.secrets.iter().filter(|(of, _, _)| of == app);
+        own.map(|(_, name, sealed)| (name.clone(), sealed.clone())).collect()
     }
 
     /// Whether clients get it, all or some of them.

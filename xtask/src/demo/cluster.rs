@@ -1,6 +1,8 @@
-//! One primary and three PoPs, each an agent and a proxy: the demo's site once more, from replicas.
+//! One primary with control beside it, and three PoPs, each an agent and a proxy: the demo's site once more, from replicas,
+//! and whatever is deployed.
 
 use std::{
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -23,6 +25,10 @@ pub(super) struct Cluster {
     pub(super) pops: Vec<Value>,
     /// What the primary says of itself.
     pub(super) primary: Value,
+    /// Address of control.
+    pub(super) control: String,
+    /// The file with the owner's key.
+    pub(super) key: PathBuf,
 }
 
 impl Cluster {
@@ -32,20 +38,26 @@ impl Cluster {
             executable,
             folder,
         };
-        let (primary, ready) = start.process("primary", "agent", "conf/primary.yaml", &[])?;
+        let (primary, ready) = start.process("primary", "agent", "conf/primary.yaml", &[], &[])?;
         let address = ready["agent"].as_str().context("the primary's address")?.to_owned();
-        let mut processes = vec![primary];
+        let key = folder.join("owner.key");
+        let key_option = ["--key-file".into(), key.clone().into_os_string()];
+        let (control, at) = start.process("primary", "control", "conf/primary.yaml", &[], &key_option)?;
+        let control_url = format!("http://{}", at["control"].as_str().context("control's address")?);
+        let mut processes = vec![primary, control];
         let mut pops = Vec::new();
         for number in 0..POPS {
             let name = format!("pop{}", number + 1);
             let environment = [
                 ("POP", name.clone()),
                 ("PRIMARY", format!("http://{address}")),
+                ("CONTROL", control_url.clone()),
+                ("JOIN_TOKEN", start.invite(&control_url, &key, &name)?),
                 ("HTTP_PORT", (HTTP_PORT + number).to_string()),
                 ("ADMIN_PORT", (ADMIN_PORT + number).to_string()),
             ];
-            let (agent, _) = start.process(&name, "agent", "conf/pop.yaml", &environment)?;
-            let (proxy, ready) = start.process(&name, "run", "conf/pop.yaml", &environment)?;
+            let (agent, _) = start.process(&name, "agent", "conf/pop.yaml", &environment, &[])?;
+            let (proxy, ready) = start.process(&name, "run", "conf/pop.yaml", &environment, &[])?;
             processes.extend([agent, proxy]);
             pops.push(ready);
         }
@@ -54,6 +66,8 @@ impl Cluster {
             processes,
             pops,
             primary: ready,
+            control: control_url,
+            key,
         })
     }
 
@@ -70,6 +84,18 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
+    /// A token with which the PoP joins, or joins anew.
+    fn invite(&self, control: &str, key: &Path, pop: &str) -> Result<String> {
+        let key = fs::read_to_string(key).with_context(|| format!("{}: remove the demo's folder", key.display()))?;
+        let mut command = Command::new(self.executable);
+        command.args(["cluster", "invite", pop, "--json"]);
+        command.env("SELVEDGE_CONTROL", control).env("SELVEDGE_TOKEN", key.trim());
+        let output = command.output().context("selvedge cluster invite")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let invitation: Value = serde_json::from_slice(&output.stdout).with_context(|| said.into_owned())?;
+        Ok(invitation["token"].as_str().context("a join token")?.to_owned())
+    }
+
     /// Starts `selvedge COMMAND FILE` with a folder of its own and waits until it serves.
     fn process(
         &self,
@@ -77,6 +103,7 @@ impl Start<'_> {
         command: &str,
         file: &str,
         environment: &[(&str, String)],
+        options: &[OsString],
     ) -> Result<(Running, Value)> {
         let data: PathBuf = self.folder.join(name);
         fs::create_dir_all(&data)?;
@@ -86,6 +113,7 @@ impl Start<'_> {
         start
             .args(["--log", "warn", command, file, "--ready-file"])
             .arg(&ready)
+            .args(options)
             .env("DATA_DIR", &data)
             .env("SEED", self.folder.join("dictionary.db"))
             .envs(environment.iter().map(|(name, value)| (name, value)))
