@@ -7,6 +7,9 @@
 mod agent;
 mod control;
 mod db;
+mod outcome;
+mod platform;
+mod progress;
 mod service;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
@@ -90,7 +93,13 @@ enum Command {
         file: PathBuf,
     },
     /// Print the JSON Schema of the configuration, for editors.
-    Schema,
+    Schema {
+        /// Of a project's selvedge.yaml.
+        #[arg(long)]
+        project: bool,
+    },
+    #[command(flatten)]
+    Platform(platform::Command),
 }
 
 fn main() -> ExitCode {
@@ -114,8 +123,14 @@ fn main() -> ExitCode {
         } => control::run(&file, ready_file.as_deref(), key_file.as_deref()),
         Command::Db(arguments) => return db::run(arguments),
         Command::Check { file } => check(&file),
-        Command::Schema => {
-            println!("{:#}", selvedge_schema::json_schema(&selvedge_filters::schemas()));
+        Command::Platform(command) => return platform::run::<Arguments>(command),
+        Command::Schema { project } => {
+            let filters = selvedge_filters::schemas();
+            let schema = match project {
+                true => selvedge_schema::project_schema(&filters),
+                false => selvedge_schema::json_schema(&filters),
+            };
+            println!("{schema:#}");
             Ok(())
         }
     };

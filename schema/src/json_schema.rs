@@ -2,6 +2,7 @@
 //!
 //! Derived from the types as written, completed with the schemas of the filters, which live in another crate.
 
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
@@ -20,8 +21,17 @@ pub struct FilterSchema {
 
 /// The schema of a whole configuration file with these filters.
 pub fn json_schema(filters: &[FilterSchema]) -> Value {
+    completed::<written::Config>("Selvedge configuration", filters)
+}
+
+/// The schema of a project's file with these filters.
+pub fn project_schema(filters: &[FilterSchema]) -> Value {
+    completed::<written::project::Project>("Selvedge project", filters)
+}
+
+fn completed<T: JsonSchema>(title: &str, filters: &[FilterSchema]) -> Value {
     let generator = SchemaSettings::draft2020_12().into_generator();
-    let mut root = generator.into_root_schema_for::<written::Config>().to_value();
+    let mut root = generator.into_root_schema_for::<T>().to_value();
     let mut definitions = Map::new();
     let mut properties = Map::new();
     for filter in filters {
@@ -44,7 +54,7 @@ pub fn json_schema(filters: &[FilterSchema]) -> Value {
         .expect("the root schema has definitions");
     all.extend(definitions);
     tidy(&mut root);
-    root["title"] = "Selvedge configuration".into();
+    root["title"] = title.into();
     root
 }
 

@@ -7,19 +7,19 @@ mod import;
 mod lag;
 mod lifecycle;
 mod migrate;
-mod progress;
-mod rows;
+pub(crate) mod rows;
 mod shell;
-mod time;
+pub(crate) mod time;
 mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
-use serde_json::{Value, json};
-
 use agent::Agent;
+use clap::{Args, Subcommand};
+
+use crate::outcome::{self, Answer, Failure};
+use crate::progress;
 
 #[derive(Args)]
 pub(crate) struct Db {
@@ -79,94 +79,9 @@ enum Command {
     Undelete { name: String },
 }
 
-/// Why a command did not do what it should.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// It was called wrongly.
-    Usage(String),
-    Failed {
-        code: String,
-        message: String,
-        help: Option<String>,
-    },
-}
-
-impl Failure {
-    fn new(code: &str, message: impl Into<String>) -> Failure {
-        Failure::Failed {
-            code: code.to_owned(),
-            message: message.into(),
-            help: None,
-        }
-    }
-
-    fn help(self, text: impl Into<String>) -> Failure {
-        match self {
-            Failure::Failed { code, message, .. } => Failure::Failed {
-                code,
-                message,
-                help: Some(text.into()),
-            },
-            usage => usage,
-        }
-    }
-
-    /// About a file of whoever calls.
-    fn file(path: &std::path::Path, error: &dyn std::error::Error) -> Failure {
-        Failure::new("file", format!("{}: {error}", path.display()))
-    }
-
-    fn code(&self) -> &str {
-        match self {
-            Failure::Usage(_) => "usage",
-            Failure::Failed { code, .. } => code,
-        }
-    }
-
-    fn show(&self, as_json: bool) {
-        let (message, help) = match self {
-            Failure::Usage(message) => (message, None),
-            Failure::Failed { message, help, .. } => (message, help.as_ref()),
-        };
-        if as_json {
-            let error = json!({ "error": { "code": self.code(), "message": message, "help": help } });
-            eprintln!("{error}");
-            return;
-        }
-        eprintln!("error: {message}");
-        if let Some(help) = help {
-            eprintln!("  help: {help}");
-        }
-    }
-}
-
-/// What a command answers, for people and for programs.
-struct Answer {
-    text: String,
-    json: Value,
-}
-
-impl Answer {
-    fn new(text: impl Into<String>, json: Value) -> Answer {
-        Answer {
-            text: text.into(),
-            json,
-        }
-    }
-}
-
 pub(crate) fn run(db: Db) -> ExitCode {
     let as_json = db.reach.json;
-    match answer(db) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            failure.show(as_json);
-            match failure {
-                Failure::Usage(_) => ExitCode::from(2),
-                Failure::Failed { .. } => ExitCode::FAILURE,
-            }
-        }
-    }
+    outcome::end(answer(db), as_json)
 }
 
 fn answer(db: Db) -> Result<(), Failure> {
@@ -192,10 +107,6 @@ fn answer(db: Db) -> Result<(), Failure> {
         Command::Delete(delete) => runtime.block_on(lifecycle::delete(&agent, delete))?,
         Command::Undelete { name } => runtime.block_on(lifecycle::undelete(&agent, &name))?,
     };
-    if as_json {
-        println!("{}", answer.json);
-    } else if !answer.text.is_empty() {
-        println!("{}", answer.text);
-    }
+    answer.print(as_json);
     Ok(())
 }

@@ -75,7 +75,7 @@ pub(super) fn show(rows: &Rows, mode: Mode) -> String {
 }
 
 /// Columns of equal width under their names.
-pub(super) fn aligned(columns: &[&str], lines: &[Vec<String>]) -> String {
+pub(crate) fn aligned(columns: &[&str], lines: &[Vec<String>]) -> String {
     let width_of = |text: &str| text.chars().count();
     let widths: Vec<usize> = columns
         .iter()

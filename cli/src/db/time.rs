@@ -6,7 +6,7 @@ use selvedge_replication::position::Position;
 use serde_json::Value;
 
 /// `7d`, `12h`, `30m`, `45s`; a number alone would leave its unit to be guessed.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let invalid = || format!("{text:?} is not a duration like 7d, 12h, 30m or 45s");
     let unit = text.chars().last().ok_or_else(invalid)?;
     let seconds = match unit {
@@ -49,7 +49,7 @@ pub(super) fn parse_target(text: &str) -> Result<Target, String> {
 }
 
 /// Milliseconds since 1970 as RFC 3339, in seconds.
-pub(super) fn moment(ms: i64) -> String {
+pub(crate) fn moment(ms: i64) -> String {
     let format = time::format_description::well_known::Rfc3339;
     let moment = time::OffsetDateTime::from_unix_timestamp(ms.div_euclid(1000));
     let text = moment.ok().and_then(|moment| moment.format(&format).ok());
@@ -64,7 +64,7 @@ pub(super) fn position(value: &Value) -> String {
     }
 }
 
-pub(super) fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
 

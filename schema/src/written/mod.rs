@@ -11,6 +11,7 @@ mod control;
 mod door;
 mod handler;
 mod postgres;
+pub(crate) mod project;
 mod route;
 mod upstream;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Of work measured in bytes; `None` when nobody knows how many there will be. Silent where nobody looks.
-pub(super) fn bytes(what: &str, total: Option<u64>, silent: bool) -> ProgressBar {
+pub(crate) fn bytes(what: &str, total: Option<u64>, silent: bool) -> ProgressBar {
     let style = match total {
         Some(_) => "{msg} {bar:30} {percent}% {bytes}/{total_bytes} {bytes_per_sec} {eta}",
         None => "{msg} {spinner} {bytes} {bytes_per_sec}",
@@ -18,7 +18,7 @@ pub(super) fn bytes(what: &str, total: Option<u64>, silent: bool) -> ProgressBar
 }
 
 /// Of work whose end nobody knows.
-pub(super) fn spinner(what: &str, silent: bool) -> ProgressBar {
+pub(crate) fn spinner(what: &str, silent: bool) -> ProgressBar {
     finish(ProgressBar::new_spinner(), what, "{msg} {spinner} {elapsed}", silent)
 }
 
