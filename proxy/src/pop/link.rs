@@ -245,7 +245,12 @@ fn sealing_key(path: &Path) -> Result<SealingKey, LinkError> {
 fn keep(path: &Path, content: &[u8]) -> Result<(), LinkError> {
     let partial = path.with_extension("partial");
     let write = || -> io::Result<()> {
-        let options = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).clone();
+        let options = fs::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .clone();
         let mut file = options.open(&partial)?;
         file.write_all(content)?;
         file.sync_all()?;

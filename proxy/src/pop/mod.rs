@@ -151,7 +151,13 @@ impl Follower {
         let mut failing = None;
         loop {
             let seen = position(&statuses.borrow_and_update());
-            let read = wanted::read(&self.database, &self.session, self.purged.unwrap_or(i64::MAX), self.link.name()).await;
+            let read = wanted::read(
+                &self.database,
+                &self.session,
+                self.purged.unwrap_or(i64::MAX),
+                self.link.name(),
+            )
+            .await;
             let Some(edge) = self.edge.upgrade() else { return };
             match read {
                 Ok(wanted) => {

@@ -89,7 +89,9 @@ impl Start<'_> {
         let key = fs::read_to_string(key).with_context(|| format!("{}: remove the demo's folder", key.display()))?;
         let mut command = Command::new(self.executable);
         command.args(["cluster", "invite", pop, "--json"]);
-        command.env("SELVEDGE_CONTROL", control).env("SELVEDGE_TOKEN", key.trim());
+        command
+            .env("SELVEDGE_CONTROL", control)
+            .env("SELVEDGE_TOKEN", key.trim());
         let output = command.output().context("selvedge cluster invite")?;
         let said = String::from_utf8_lossy(&output.stderr);
         let invitation: Value = serde_json::from_slice(&output.stdout).with_context(|| said.into_owned())?;
