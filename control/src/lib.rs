@@ -1,8 +1,9 @@
 //! The control plane: apps, deployments, configuration, keys and PoPs, behind one API.
 //!
 //! In the order to read: `settings` says where everything is, `server` puts it together, `api` answers, `auth` judges who
-//! asks, and `store` holds all SQL. The rest decides without I/O: `deployment` is a deployment's life,
-//! `fleet` who has which revision, `chain` the audit log's hashes. Blobs are in `artifacts`.
+//! asks, and `store` holds all SQL. The rest decides without I/O: `deployment` is a deployment's life, `fleet` who has which
+//! revision, `chain` the audit log's hashes. Blobs are in `artifacts`; `vault` keeps secrets, and `sealing` brings them to
+//! PoPs.
 //!
 //! Control has no database of its own. It is to its agent what the proxy is: it reads the replicated `_config` and
 //! `_control` from the agent's files, and writes through the agent. PoPs serve without it.
@@ -20,6 +21,10 @@ mod auth;
 mod store;
 
 mod artifacts;
+
+mod vault;
+
+mod sealing;
 
 mod deployment;
 

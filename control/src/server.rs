@@ -1,13 +1,15 @@
 //! Control from its start to its end.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use selvedge_replication::agent::{TlsError, TlsListener, acceptor};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::api::{self, Control};
 use crate::artifacts::{ArtifactError, Artifacts};
@@ -15,10 +17,12 @@ use crate::auth::access::{Access, Role};
 use crate::auth::caller::Keys;
 use crate::auth::key::Key;
 use crate::fleet::Fleet;
+use crate::sealing;
 use crate::settings::ControlSettings;
 use crate::store::change::ChangeError;
 use crate::store::keys::NewKey;
 use crate::store::{Store, StoreError, now_ms};
+use crate::vault::{Vault, VaultError};
 
 /// How long requests under way may take when control stops.
 const STOPPING: Duration = Duration::from_secs(5);
@@ -40,6 +44,8 @@ pub enum ControlError {
     FirstKey(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("preparing the folder of artifacts")]
     Artifacts(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("preparing the keys of secrets")]
+    Vault(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("{address} cannot be listened on")]
     Listen {
         address: SocketAddr,
@@ -78,7 +84,10 @@ pub async fn run(
     let listener = TcpListener::bind(settings.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let tls = settings.tls.as_ref().map(acceptor).transpose()?;
+    let vault = vault(&store, &settings.secrets_key).await?;
     let control = Arc::new(Control {
+        vault: ArcSwap::from_pointee(vault),
+        sealing: Mutex::default(),
         fleet: fleet(&store).await?,
         store,
         artifacts,
@@ -90,6 +99,7 @@ pub async fn run(
 
     let (ending, mut ended) = watch::channel(false);
     let collecting = tokio::spawn(collect_now_and_then(Arc::clone(&control)));
+    let sealing = tokio::spawn(sealing::now_and_then(Arc::clone(&control)));
     let router = api::router(control);
     let graceful = async move {
         // The sender is held below: it cannot be gone.
@@ -120,7 +130,23 @@ pub async fn run(
         abort.abort();
     }
     collecting.abort();
+    sealing.abort();
     Ok(())
+}
+
+/// The keys of secrets. A file is only made while no secret needs one that was there before.
+async fn vault(store: &Store, path: &Path) -> Result<Vault, ControlError> {
+    let failed = |error: VaultError| ControlError::Vault(Box::new(error));
+    let needed = store.secret_keys().await?;
+    let vault = match needed.is_empty() {
+        true => Vault::open_or_make(path),
+        false => Vault::open(path),
+    };
+    let vault = vault.map_err(failed)?;
+    for id in needed {
+        vault.check(&id).map_err(failed)?;
+    }
+    Ok(vault)
 }
 
 /// The PoPs as they were when they were heard last.
@@ -202,6 +228,8 @@ mod tests {
             fleet: Fleet::default(),
             keys: Keys::default(),
             filters: Vec::new(),
+            vault: ArcSwap::from_pointee(Vault::open_or_make(&folder.path().join("secrets.key")).unwrap()),
+            sealing: Mutex::default(),
             store: Arc::clone(&store),
         };
         let mut digests = Vec::new();

@@ -19,6 +19,8 @@ pub struct ControlSettings {
     /// The folder of uploaded blobs.
     pub artifacts: PathBuf,
     pub max_artifact_bytes: u64,
+    /// The file of the keys that secrets are encrypted with; made when it is missing.
+    pub secrets_key: PathBuf,
     /// The filters that manifests may name.
     pub filters: Vec<FilterSchema>,
 }
@@ -36,6 +38,7 @@ impl ControlSettings {
             agent_data_dir: agent.data_dir.clone(),
             artifacts: plane.artifacts.clone(),
             max_artifact_bytes: plane.max_artifact_bytes,
+            secrets_key: plane.secrets_key.clone(),
             filters,
         }
     }

@@ -289,6 +289,8 @@ pub struct ControlPlane {
     /// Folder of what was uploaded.
     pub artifacts: PathBuf,
     pub max_artifact_bytes: u64,
+    /// File of the keys that secrets are encrypted with.
+    pub secrets_key: PathBuf,
 }
 
 impl ControlPlane {

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::body::{Asked, Named, Received};
 use super::names::check_app;
 use super::page::{Page, Paging};
-use super::problem::{Kind, Problem};
+use super::problem::{Kind, Problem, chain};
 use super::{Control, Revised};
 use crate::auth::access::Action;
 use crate::auth::caller::Caller;
@@ -79,7 +79,7 @@ pub(super) async fn show(
     find(&control, &app).await.map(Json)
 }
 
-/// Deletes the app with its deployments, domains and environment; PoPs stop serving it.
+/// Deletes the app with its deployments, domains, environment and secrets; PoPs stop serving it.
 #[utoipa::path(delete, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path)), responses((status = 200, body = Revised)))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
@@ -88,6 +88,13 @@ pub(super) async fn delete(
 ) -> Result<Json<Revised>, Problem> {
     caller.may(Action::Apps, Some(&app))?;
     let revision = control.store.delete_app(&caller.id, &app).await?;
+    if let Err(error) = control.store.forget_secrets_of_gone_apps().await {
+        tracing::warn!(
+            error = chain(&error),
+            app,
+            "its secrets are used by nobody and removed later"
+        );
+    }
     Ok(Json(Revised { revision }))
 }
 

@@ -13,18 +13,38 @@ pub(crate) const BODY_BYTES: usize = 4 * 1024 * 1024;
 /// JSON.
 pub(crate) struct Received<T>(pub(crate) T);
 
+/// JSON with a secret in it: what is wrong is said without what was sent.
+pub(crate) struct Confidential<T>(pub(crate) T);
+
+async fn whole<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    let bytes = Bytes::from_request(request, state).await;
+    bytes.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Kind::TooLarge, format!("a body has at most {BODY_BYTES} bytes")),
+        _ => Problem::new(Kind::Malformed, "the body did not arrive whole"),
+    })
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Confidential<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Confidential<T>, Problem> {
+        let bytes = whole(request, state).await?;
+        serde_json::from_slice(&bytes).map(Confidential).map_err(|error| {
+            let place = format!("line {}, column {}", error.line(), error.column());
+            Problem::new(
+                Kind::Malformed,
+                format!("the body is not the JSON it should be, at {place}"),
+            )
+            .help("GET /openapi.json says what each request holds")
+        })
+    }
+}
+
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Received<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Received<T>, Problem> {
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection| match rejection.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => {
-                    Problem::new(Kind::TooLarge, format!("a body has at most {BODY_BYTES} bytes"))
-                }
-                _ => Problem::new(Kind::Malformed, "the body did not arrive whole"),
-            })?;
+        let bytes = whole(request, state).await?;
         let value = serde_json::from_slice(&bytes);
         value.map(Received).map_err(|error| {
             Problem::new(

@@ -23,17 +23,20 @@ mod keys;
 mod ofrep;
 mod pops;
 mod purge;
+mod secrets;
 mod settings;
 mod versioned;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
 use selvedge_schema::FilterSchema;
 use serde::Serialize;
+use tokio::sync::Mutex;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -42,6 +45,7 @@ use crate::artifacts::Artifacts;
 use crate::auth::caller::{Keys, authenticate};
 use crate::fleet::Fleet;
 use crate::store::Store;
+use crate::vault::Vault;
 use problem::{Kind, Problem};
 
 /// What every request shares.
@@ -50,6 +54,10 @@ pub(crate) struct Control {
     pub(crate) artifacts: Artifacts,
     pub(crate) fleet: Fleet,
     pub(crate) keys: Keys,
+    /// What secrets are encrypted with.
+    pub(crate) vault: ArcSwap<Vault>,
+    /// One at a time brings PoPs their secrets.
+    pub(crate) sealing: Mutex<()>,
     /// What manifests may name as filters.
     pub(crate) filters: Vec<FilterSchema>,
 }
@@ -107,6 +115,9 @@ fn guarded() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(domains::set, domains::delete))
         .routes(routes!(env::list))
         .routes(routes!(env::show, env::set, env::delete))
+        .routes(routes!(secrets::list))
+        .routes(routes!(secrets::set, secrets::delete))
+        .routes(routes!(secrets::rotate))
         .routes(routes!(flags::list))
         .routes(routes!(flags::show, flags::set, flags::delete))
         .routes(routes!(flags::history))

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use selvedge_schema::sealed::PublicSealingKey;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -16,11 +17,12 @@ use super::deployments::reconsider;
 use super::idempotency::ShowsSecret;
 use super::names::check_name;
 use super::page::{Page, Paging};
-use super::problem::{Kind, Problem};
+use super::problem::{Kind, Problem, chain};
 use crate::auth::access::{Access, Action, Role};
 use crate::auth::caller::Caller;
 use crate::auth::key::Key;
 use crate::fleet::Propagation;
+use crate::sealing;
 use crate::store::keys::NewKey;
 use crate::store::now_ms;
 use crate::store::pops::{Pop, Report};
@@ -56,6 +58,10 @@ pub(super) struct Invitation {
 #[serde(deny_unknown_fields)]
 pub(super) struct Join {
     name: String,
+    /// Its public X25519 key, in base64: apps' secrets are sealed to it. Without one it gets none.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    sealing_key: Option<PublicSealingKey>,
 }
 
 /// What a PoP shows from now on.
@@ -154,7 +160,11 @@ pub(super) async fn join(
         expires_ms: None,
     };
     use crate::store::{Refused, change::ChangeError};
-    match control.store.join(&token, &asked.name, &key, &new).await {
+    match control
+        .store
+        .join(&token, &asked.name, &key, &new, asked.sealing_key)
+        .await
+    {
         Ok(()) => {}
         Err(ChangeError::Refused(Refused::Conflict(_))) => return Err(wrong()),
         Err(ChangeError::Refused(refused @ Refused::Exists { .. })) => {
@@ -166,6 +176,7 @@ pub(super) async fn join(
         }
         Err(error) => return Err(error.into()),
     }
+    bring_secrets(&control, key.id()).await;
     let joined = Joined {
         pop: asked.name,
         key: key.reveal().to_owned(),
@@ -183,6 +194,7 @@ pub(super) async fn remove(
     caller.may(Action::Pops, None)?;
     control.store.remove_pop(&caller.id, &pop).await?;
     control.fleet.forget(&pop);
+    bring_secrets(&control, &caller.id).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -221,6 +233,13 @@ pub(super) async fn report(
             format!("a report has at most {DEPLOYMENTS} deployments"),
         ));
     }
+    if let Some(key) = &report.sealing_key {
+        let key = key.to_string();
+        if !control.store.has_sealing_key(&pop, &key).await? {
+            control.store.set_sealing_key(&caller.id, &pop, &key).await?;
+            bring_secrets(&control, &caller.id).await;
+        }
+    }
     let now = now_ms();
     // Whoever waits for the revision is told at once; what is kept is for those who look later.
     control.fleet.hear(&pop, report.revision, now);
@@ -232,6 +251,13 @@ pub(super) async fn report(
         }
     }
     Ok(Json(Heard { revision: newest }))
+}
+
+/// Lets the PoPs have what is theirs now. What cannot be done is done later; the PoP is there all the same.
+async fn bring_secrets(control: &Control, actor: &str) {
+    if let Err(error) = sealing::bring_about(control, actor).await {
+        tracing::warn!(error = chain(&error), "secrets could not be sealed for the PoPs yet");
+    }
 }
 
 /// Waits until every live PoP has the revision, and says since when each has.

@@ -9,8 +9,10 @@ use utoipa::ToSchema;
 
 use crate::artifacts::ArtifactError;
 use crate::auth::access::Action;
+use crate::sealing::SealingError;
 use crate::store::change::ChangeError;
 use crate::store::{Refused, StoreError};
+use crate::vault::VaultError;
 
 /// Why a request was not done, and what to do about it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -183,6 +185,24 @@ impl From<StoreError> for Problem {
                 .help("try again; is the agent beside control running, and does it reach the primary?"),
             false => Problem::new(Kind::Internal, "the databases did not answer as expected").help("see control's log"),
         }
+    }
+}
+
+impl From<SealingError> for Problem {
+    fn from(error: SealingError) -> Problem {
+        match error {
+            SealingError::Change(error) => error.into(),
+            SealingError::Vault(error) => error.into(),
+        }
+    }
+}
+
+/// Where the file is, and what is wrong with it, is for who runs control.
+impl From<VaultError> for Problem {
+    fn from(error: VaultError) -> Problem {
+        tracing::error!(error = chain(&error), "secrets cannot be decrypted");
+        Problem::new(Kind::Internal, "secrets cannot be decrypted")
+            .help("see control's log; the file of keys needs care")
     }
 }
 

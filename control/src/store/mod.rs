@@ -15,6 +15,7 @@ pub(crate) mod keys;
 pub(crate) mod pops;
 pub(crate) mod purges;
 mod rows;
+pub(crate) mod secrets;
 pub(crate) mod versions;
 
 use std::path::Path;
@@ -40,10 +41,15 @@ const CHANGES: (&str, &str) = ("0001_changes.sql", include_str!("migrations/0001
 const CONFIG_MIGRATIONS: &[(&str, &str)] = &[
     CHANGES,
     ("0002_tables.sql", include_str!("migrations/config/0002_tables.sql")),
+    (
+        "0003_sealed_secrets.sql",
+        include_str!("migrations/config/0003_sealed_secrets.sql"),
+    ),
 ];
 const CONTROL_MIGRATIONS: &[(&str, &str)] = &[
     CHANGES,
     ("0002_tables.sql", include_str!("migrations/control/0002_tables.sql")),
+    ("0003_secrets.sql", include_str!("migrations/control/0003_secrets.sql")),
 ];
 
 /// Tries of a write whose outcome is not known, or that found no room; each has the same id, so it is done once.

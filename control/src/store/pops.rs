@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use selvedge_replication::{Statement, Value};
+use selvedge_schema::sealed::PublicSealingKey;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -31,6 +32,8 @@ pub(crate) struct Pop {
     #[serde(deserialize_with = "json_text_or_null")]
     #[schema(value_type = Option<Object>)]
     pub(crate) load: Option<serde_json::Value>,
+    /// Its public X25519 key, in base64, to which secrets are sealed.
+    pub(crate) sealing_key: Option<String>,
 }
 
 /// What a PoP says.
@@ -52,6 +55,10 @@ pub(crate) struct Report {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub(crate) load: Option<serde_json::Map<String, serde_json::Value>>,
+    /// A public X25519 key, in base64, to which its secrets are sealed from now on; without one, that of before stays.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub(crate) sealing_key: Option<PublicSealingKey>,
 }
 
 /// What it says of one deployment.
@@ -73,7 +80,12 @@ pub(crate) struct PopSaid {
     pub(crate) reported_ms: i64,
 }
 
-const POPS: &str = "SELECT name, created_ms, seen_ms, revision, version, position, load FROM pops";
+const POPS: &str = "SELECT name, created_ms, seen_ms, revision, version, position, load, sealing_key
+    FROM pops LEFT JOIN sealing_keys ON pop = name";
+
+/// Of a PoP that is there.
+pub(super) const SET_SEALING_KEY: &str = "INSERT INTO sealing_keys (pop, sealing_key)
+    SELECT name, ?2 FROM pops WHERE name = ?1 ON CONFLICT (pop) DO UPDATE SET sealing_key = excluded.sealing_key";
 
 impl Store {
     pub(crate) async fn pops(&self, after: &str, limit: i64) -> Result<Vec<Pop>, StoreError> {
@@ -105,7 +117,15 @@ impl Store {
     }
 
     /// Uses the token up, and gives the PoP its key. One that is there already may join anew with a token of its own name.
-    pub(crate) async fn join(&self, token: &Key, pop: &str, key: &Key, new: &NewKey) -> Result<(), ChangeError> {
+    /// What was sealed to the key it had before is of no use to it.
+    pub(crate) async fn join(
+        &self,
+        token: &Key,
+        pop: &str,
+        key: &Key,
+        new: &NewKey,
+        sealing_key: Option<PublicSealingKey>,
+    ) -> Result<(), ChangeError> {
         let now = now_ms();
         let wrong = Refused::Conflict("the join token is unknown, used, expired or another PoP's".to_owned());
         let use_up = "UPDATE join_tokens SET used_ms = ?4
@@ -120,7 +140,7 @@ impl Store {
         let revoke =
             "UPDATE keys SET revoked_ms = ?3 WHERE role = 'pop' AND name = ?1 AND id <> ?2 AND revoked_ms IS NULL";
         let change = Change::new(token.id(), "pop.join", pop)
-            .detail(json!({ "key": key.id() }))
+            .detail(json!({ "key": key.id(), "sealing_key": sealing_key }))
             .run_or(
                 wrong,
                 use_up,
@@ -132,7 +152,12 @@ impl Store {
                 add,
                 vec![pop.into(), key.id().into(), now.into(), token.id().into()],
             )
-            .run(revoke, vec![pop.into(), key.id().into(), now.into()]);
+            .run(revoke, vec![pop.into(), key.id().into(), now.into()])
+            .run("DELETE FROM sealing_keys WHERE pop = ?1", vec![pop.into()]);
+        let change = match sealing_key {
+            Some(key) => change.run(SET_SEALING_KEY, vec![pop.into(), key.to_string().into()]),
+            None => change,
+        };
         self.change(&self.control, change).await.map(drop)
     }
 

@@ -25,6 +25,9 @@ pub(super) struct Control {
     /// The largest file that may be uploaded.
     #[serde(default = "max_artifact")]
     max_artifact: Text<ByteSize>,
+    /// File of the keys that secrets are encrypted with, one a line in base64, the newest first; made when it is missing.
+    /// `secrets.key` beside the folder of artifacts unless given. Keep a copy elsewhere, and never beside the database's.
+    secrets_key: Option<PathBuf>,
     /// Address of the control plane, such as `https://control.example.com:7200`.
     #[schemars(regex(pattern = r"^https?://[^/]+/?$"))]
     url: Option<String>,
@@ -51,13 +54,19 @@ fn max_artifact() -> Text<ByteSize> {
 impl Control {
     pub(super) fn into_used(self, base: &Path, data_dir: &Path) -> config::Control {
         config::Control {
-            plane: self.listen.map(|listen| config::ControlPlane {
-                listen: listen.0,
-                tls: self.tls.map(|files| files.into_used(base)),
-                artifacts: self
+            plane: self.listen.map(|listen| {
+                let artifacts = self
                     .artifacts
-                    .map_or_else(|| data_dir.join("artifacts"), |path| resolve(base, path)),
-                max_artifact_bytes: self.max_artifact.0.0,
+                    .map_or_else(|| data_dir.join("artifacts"), |path| resolve(base, path));
+                config::ControlPlane {
+                    listen: listen.0,
+                    tls: self.tls.map(|files| files.into_used(base)),
+                    secrets_key: self
+                        .secrets_key
+                        .map_or_else(|| artifacts.with_file_name("secrets.key"), |path| resolve(base, path)),
+                    artifacts,
+                    max_artifact_bytes: self.max_artifact.0.0,
+                }
             }),
             link: self.url.map(|url| config::ControlLink {
                 url,
