@@ -77,7 +77,13 @@ fn check(found: &Found) -> Result<(), Failure> {
     let file = scratch.path().join("edge.yaml");
     let edge = Edge::of(found);
     std::fs::write(&file, &edge.text).map_err(|error| Failure::file(&file, &error))?;
-    match selvedge_proxy::check(&file, Colour::Plain) {
+    // It has threads and runtimes of its own, which cannot end inside another.
+    let checked = std::thread::scope(|scope| {
+        let check = scope.spawn(|| selvedge_proxy::check(&file, Colour::Plain));
+        check.join()
+    });
+    let checked = checked.map_err(|_| Failure::new("check", "the check itself failed").help("please report it"))?;
+    match checked {
         Ok(_) => Ok(()),
         Err(OpenError::Invalid(text)) => Err(edge.explain(found, &file.display().to_string(), &text)),
         Err(error) => Err(Failure::new("check", explain(&error).trim_start_matches("error: "))),

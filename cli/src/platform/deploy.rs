@@ -66,9 +66,9 @@ pub(super) async fn run(reach: &Reach, client: &Client, deploy: Deploy) -> Resul
         );
         return Ok(Answer::new(text, json!({ "deployment": whole, "preview": preview })));
     }
-    let started = Instant::now();
+    let (started, begun_ms) = (Instant::now(), now_ms());
     let activated = activate(client, &id, deploy.percent).await?;
-    let there = spread(client, &activated["revision"], reach.json).await?;
+    let there = spread_since(client, &activated["revision"], begun_ms, reach.json).await?;
     let addresses = address::of(client, &app).await?;
     let share = match deploy.percent {
         Some(percent @ 0..100) => format!("serves {percent}% of the clients"),
@@ -115,7 +115,7 @@ async fn create(client: &Client, app: &str, body: &Value, files: &[Deployed], si
             let missing: BTreeSet<&str> = missing.iter().filter_map(Value::as_str).collect();
             upload(client, files, &missing, silent).await?;
         } else if denied.failure.code() == "not_found" {
-            made_app(client, app).await?;
+            made_app(client, app, silent).await?;
         } else {
             return Err(denied.failure);
         }
@@ -123,10 +123,12 @@ async fn create(client: &Client, app: &str, body: &Value, files: &[Deployed], si
     client.post(&path, body).await.map_err(Failure::from)
 }
 
-async fn made_app(client: &Client, app: &str) -> Result<(), Failure> {
+async fn made_app(client: &Client, app: &str, silent: bool) -> Result<(), Failure> {
     match client.post("/v1/apps", &json!({ "name": app })).await {
         Ok(_) => {
-            eprintln!("the app {app} is new");
+            if !silent {
+                eprintln!("the app {app} is new");
+            }
             Ok(())
         }
         // Somebody else was faster.
@@ -305,10 +307,19 @@ impl std::fmt::Display for Took {
 
 /// Returns when every live PoP has the revision, with how long each took.
 pub(super) async fn spread(client: &Client, revision: &Value, silent: bool) -> Result<Vec<(String, Took)>, Failure> {
+    spread_since(client, revision, now_ms(), silent).await
+}
+
+/// The same for a change that was asked for at `begun_ms`. Control says when it heard of it, by its own clock.
+async fn spread_since(
+    client: &Client,
+    revision: &Value,
+    begun_ms: i64,
+    silent: bool,
+) -> Result<Vec<(String, Took)>, Failure> {
     let Some(revision) = revision.as_i64() else {
         return Ok(Vec::new());
     };
-    let begun = now_ms();
     let bar = progress::spinner("reaching every PoP", silent);
     let started = Instant::now();
     let known = loop {
@@ -334,7 +345,7 @@ pub(super) async fn spread(client: &Client, revision: &Value, silent: bool) -> R
     let pops = known["pops"].as_object().into_iter().flatten();
     let took = pops.map(|(name, pop)| {
         let took = match pop["acknowledged_ms"].as_i64() {
-            Some(at) => Took::Ms((at - begun).max(0)),
+            Some(at) => Took::Ms((at - begun_ms).max(0)),
             None => Took::NotHeard,
         };
         (name.clone(), took)

@@ -53,17 +53,16 @@ enum ConfigCommand {
 }
 
 #[derive(Args)]
-#[group(id = "what", required = true, multiple = false, args = ["on", "off", "value"])]
 struct SetFlag {
     name: String,
     /// On for everybody, or for this part: 25%, the same people each time.
     #[arg(long, value_name = "N%", num_args = 0..=1, default_missing_value = "100%", value_parser = super::versions::parse_percent)]
     on: Option<u8>,
     /// Off for everybody.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["on", "value"])]
     off: bool,
     /// All of the flag: variants and rules.
-    #[arg(long, value_name = "JSON")]
+    #[arg(long, value_name = "JSON", conflicts_with = "on")]
     value: Option<String>,
     /// Only if it is still this version.
     #[arg(long, value_name = "VERSION")]
@@ -139,6 +138,11 @@ async fn wanted(client: &Client, asked: &SetFlag) -> Result<Value, Failure> {
                 "--value is not JSON: {error}; a flag is like {{\"rules\": [{{\"serve\": {{\"on\": 25}}}}]}}"
             ))
         });
+    }
+    if asked.on.is_none() && !asked.off {
+        return Err(Failure::Usage(
+            "what shall it be? Give --on, --on 25%, --off or --value JSON".to_owned(),
+        ));
     }
     let known = match client.get(&format!("{}/{}", FLAG.path, part(&asked.name))).await {
         Ok(known) => known["value"].clone(),
