@@ -28,6 +28,10 @@ mod sealing;
 
 mod deployment;
 
+mod databases;
+
+mod compatible;
+
 mod fleet;
 
 mod chain;

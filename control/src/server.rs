@@ -9,13 +9,14 @@ use arc_swap::ArcSwap;
 use selvedge_replication::agent::{TlsError, TlsListener, acceptor};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
 use crate::api::{self, Control};
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::auth::access::{Access, Role};
 use crate::auth::caller::Keys;
 use crate::auth::key::Key;
+use crate::databases;
 use crate::fleet::Fleet;
 use crate::sealing;
 use crate::settings::ControlSettings;
@@ -88,6 +89,7 @@ pub async fn run(
     let control = Arc::new(Control {
         vault: ArcSwap::from_pointee(vault),
         sealing: Mutex::default(),
+        databases: Notify::new(),
         fleet: fleet(&store).await?,
         store,
         artifacts,
@@ -100,6 +102,7 @@ pub async fn run(
     let (ending, mut ended) = watch::channel(false);
     let collecting = tokio::spawn(collect_now_and_then(Arc::clone(&control)));
     let sealing = tokio::spawn(sealing::now_and_then(Arc::clone(&control)));
+    let databases = tokio::spawn(databases::run(Arc::clone(&control)));
     let router = api::router(control);
     let graceful = async move {
         // The sender is held below: it cannot be gone.
@@ -131,6 +134,7 @@ pub async fn run(
     }
     collecting.abort();
     sealing.abort();
+    databases.abort();
     Ok(())
 }
 
@@ -230,6 +234,7 @@ mod tests {
             filters: Vec::new(),
             vault: ArcSwap::from_pointee(Vault::open_or_make(&folder.path().join("secrets.key")).unwrap()),
             sealing: Mutex::default(),
+            databases: Notify::new(),
             store: Arc::clone(&store),
         };
         let mut digests = Vec::new();

@@ -193,6 +193,30 @@ impl AgentClient {
         made.map(drop)
     }
 
+    /// Makes an empty database at the primary, unless it is there.
+    pub async fn create_database(&self, name: &str) -> Result<(), SqlError> {
+        let made: Result<serde_json::Value, _> = self.post("/v1/databases", &serde_json::json!({ "name": name })).await;
+        made.map(drop)
+    }
+
+    /// Deletes a database at the primary. Until when it can be had back, in milliseconds since 1970.
+    pub async fn delete_database(&self, name: &str) -> Result<Option<i64>, SqlError> {
+        let request = self.http.delete(format!("http://agent/v1/databases/{name}"));
+        let deleted: serde_json::Value = self.send(request).await?;
+        Ok(deleted["until_ms"].as_i64())
+    }
+
+    /// Which of these migrations are new, in order. They are run at the primary and undone: what fails, fails here.
+    pub async fn rehearse(&self, database: &str, files: &[(&str, &str)]) -> Result<Vec<String>, SqlError> {
+        let files = files
+            .iter()
+            .map(|(file, sql)| serde_json::json!({ "file": file, "sql": sql }));
+        let body = serde_json::json!({ "files": files.collect::<Vec<_>>(), "dry_run": true });
+        let rehearsed: serde_json::Value = self.post(&format!("/v1/databases/{database}/migrate"), &body).await?;
+        let applied = rehearsed["applied"].as_array().into_iter().flatten();
+        Ok(applied.filter_map(|file| file.as_str().map(str::to_owned)).collect())
+    }
+
     /// Applies, at the primary, the migrations that are new. Each is a file's name, such as `0001_create.sql`, and its text.
     pub async fn migrate(&self, database: &str, files: &[(&str, &str)]) -> Result<(), SqlError> {
         let files = files

@@ -397,6 +397,8 @@ pub struct Database {
     pub migrations: Option<PathBuf>,
     /// What a new replicated database starts from; `None` for a local one.
     pub seed: Option<PathBuf>,
+    /// Whether a deployment's migrations may drop or rename what the serving version may use.
+    pub allow_incompatible: bool,
     pub statement_timeout: Duration,
     /// A replica further behind is not read; `None` for a local database.
     pub max_staleness: Option<Duration>,

@@ -183,14 +183,16 @@ fn check_paths(config: &Config, files: &[&str]) -> Vec<Finding> {
         if let Some(migrations) = &database.migrations {
             needs(format!("/databases/{name}/migrations"), migrations, Needs::Folder);
         }
-        if let Some(seed) = &database.seed {
-            needs(format!("/databases/{name}/seed"), seed, Needs::File);
-        }
     }
     for (name, upstream) in &config.upstreams {
         if let Some(ca) = upstream.tls.as_ref().and_then(|tls| tls.ca.as_ref()) {
             needs(format!("/upstreams/{name}/tls/ca"), ca, Needs::File);
         }
+    }
+    let seeded = config.databases.iter().filter(|(_, database)| database.seed.is_some());
+    for (name, _) in seeded {
+        let message = "a deployment's databases begin empty: fill them by a migration, or with `selvedge db import`";
+        findings.push(Finding::new(format!("/databases/{name}/seed"), message));
     }
     let local = config.databases.iter().filter(|(_, database)| database.path.is_some());
     for (name, _) in local {

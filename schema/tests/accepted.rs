@@ -128,6 +128,7 @@ fn the_whole_vocabulary() {
     };
     assert_eq!(config.upstreams["legacy"], legacy);
     let shop = Database {
+        allow_incompatible: false,
         path: Some("/etc/selvedge/shop.db".into()),
         seed: None,
         max_staleness: None,

@@ -20,6 +20,7 @@ use crate::artifacts::Digest;
 use crate::auth::access::Action;
 use crate::auth::caller::Caller;
 use crate::deployment::{Event, State as Stage, judge};
+use crate::store::databases::{DatabaseState, Migrated, NeededDatabase};
 use crate::store::deployments::{DeployedBlob, Deployment};
 use crate::store::now_ms;
 use crate::store::pops::PopSaid;
@@ -62,6 +63,8 @@ pub(super) struct WholeDeployment {
     blobs: Vec<DeployedBlob>,
     /// What PoPs say of it.
     pops: Vec<PopSaid>,
+    /// What it needs of databases; it is not prepared before they are ready.
+    databases: Vec<NeededDatabase>,
 }
 
 /// What was activated.
@@ -117,14 +120,37 @@ pub(super) async fn create(
             .help("mend what `errors` points at"));
     }
     let blobs = sized(&control, asked.blobs).await?;
+    check_owners(&control, &app, &asked.manifest).await?;
     let id = control
         .store
         .add_deployment(&caller.id, &app, &asked.manifest, &blobs)
         .await?;
+    control.databases.notify_one();
     Ok((
         StatusCode::CREATED,
         Json(whole(&control, find(&control, &id).await?).await?),
     ))
+}
+
+/// Says whose a database is that this app cannot have. The change itself refuses it too.
+async fn check_owners(control: &Control, app: &str, manifest: &serde_json::Value) -> Result<(), Problem> {
+    let databases = manifest["databases"].as_object();
+    for name in databases.into_iter().flat_map(|databases| databases.keys()) {
+        let Some(found) = control.store.app_database(name).await? else {
+            continue;
+        };
+        let is_free = found.state == DatabaseState::Deleted && found.until_ms.is_some_and(|until| until <= now_ms());
+        let there = matches!(found.state, DatabaseState::Wanted | DatabaseState::Made);
+        if found.app != app && !is_free {
+            let problem = Problem::new(Kind::Conflict, format!("the database {name} is {}'s", found.app));
+            return Err(problem.help("names are the cluster's: choose another"));
+        }
+        if !there && !is_free {
+            let problem = Problem::new(Kind::Conflict, format!("the database {name} was deleted"));
+            return Err(problem.help("its name is free when `until_ms` of GET /v1/databases/{name} has passed"));
+        }
+    }
+    Ok(())
 }
 
 /// The blobs with their sizes, when all of them are there.
@@ -214,17 +240,23 @@ async fn not_yet(control: &Control, deployment: &Deployment) -> Result<Problem, 
     };
     let problem = Problem::new(Kind::Conflict, detail)
         .with("waiting_for", json!(waiting))
-        .with("pops", json!(said));
+        .with("pops", json!(said))
+        .with(
+            "databases",
+            json!(control.store.needed_databases(&deployment.id).await?),
+        );
     Ok(problem
         .help("wait for the PoPs in `waiting_for`, or remove those that are gone; a failed one needs a new deployment"))
 }
 
-/// Lets what the PoPs say together happen to the deployment.
-pub(super) async fn reconsider(control: &Control, actor: &str, deployment: &Deployment) -> Result<(), Problem> {
+/// Lets what the PoPs say together happen to the deployment. Its databases have a say too.
+pub(crate) async fn reconsider(control: &Control, actor: &str, deployment: &Deployment) -> Result<(), Problem> {
     let said = control.store.said_of(&deployment.id).await?;
     let live = control.fleet.live(now_ms());
     let of = |pop: &String| said.iter().find(|said| said.pop == *pop);
-    let event = judge(live.iter().map(|pop| of(pop).map(|said| said.state)));
+    let databases = control.store.needed_databases(&deployment.id).await?;
+    let needed = databases.iter().map(|database| database.state.said());
+    let event = judge(live.iter().map(|pop| of(pop).map(|said| said.state)).chain(needed));
     let Some(event) = event.filter(|event| deployment.state.on(*event).is_some()) else {
         return Ok(());
     };
@@ -236,6 +268,14 @@ pub(super) async fn reconsider(control: &Control, actor: &str, deployment: &Depl
         let why = said.message.as_deref().unwrap_or("no reason given");
         format!("{}: {why}", said.pop)
     });
+    let failed = databases
+        .into_iter()
+        .find(|database| database.state == Migrated::Failed);
+    let of_database = failed.map(|failed| {
+        let why = failed.message.as_deref().unwrap_or("no reason given");
+        format!("database {}: {why}", failed.database)
+    });
+    let message = of_database.or(message);
     let news = control
         .store
         .judge_deployment(actor, &deployment.id, event, message.as_deref());
@@ -261,6 +301,7 @@ async fn whole(control: &Control, deployment: Deployment) -> Result<WholeDeploym
         manifest: manifest.ok_or_else(|| Problem::not_found("deployment", &deployment.id))?,
         blobs: control.store.blobs(&deployment.id).await?,
         pops: control.store.said_of(&deployment.id).await?,
+        databases: control.store.needed_databases(&deployment.id).await?,
         deployment,
     })
 }

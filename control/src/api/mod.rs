@@ -15,6 +15,7 @@ pub(crate) mod problem;
 mod apps;
 mod audit;
 mod blobs;
+mod databases;
 mod deployments;
 mod domains;
 mod env;
@@ -36,7 +37,7 @@ use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
 use selvedge_schema::FilterSchema;
 use serde::Serialize;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -58,6 +59,8 @@ pub(crate) struct Control {
     pub(crate) vault: ArcSwap<Vault>,
     /// One at a time brings PoPs their secrets.
     pub(crate) sealing: Mutex<()>,
+    /// Wakes who makes and migrates databases.
+    pub(crate) databases: Notify,
     /// What manifests may name as filters.
     pub(crate) filters: Vec<FilterSchema>,
 }
@@ -73,6 +76,8 @@ pub(crate) struct Revised {
 pub(crate) fn openapi_text() -> &'static str {
     openapi::text()
 }
+
+pub(crate) use deployments::reconsider;
 
 pub(crate) fn router(control: Arc<Control>) -> Router {
     let (open, _) = open().split_for_parts();
@@ -111,6 +116,8 @@ fn guarded() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(deployments::list, deployments::create))
         .routes(routes!(deployments::show))
         .routes(routes!(deployments::activate))
+        .routes(routes!(databases::list))
+        .routes(routes!(databases::show, databases::delete))
         .routes(routes!(domains::list))
         .routes(routes!(domains::set, domains::delete))
         .routes(routes!(env::list))

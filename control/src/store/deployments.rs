@@ -81,6 +81,7 @@ impl Store {
         manifest: &serde_json::Value,
         blobs: &[DeployedBlob],
     ) -> Result<String, ChangeError> {
+        let databases = manifest["databases"].as_object();
         let id = uuid::Uuid::now_v7().simple().to_string();
         let insert = "INSERT INTO deployments (id, app, version, created_ms, state, manifest)
             SELECT ?2, name, 1 + coalesce((SELECT max(version) FROM deployments WHERE app = ?1), 0), ?3, 'uploaded', ?4
@@ -93,12 +94,23 @@ impl Store {
         ];
         let list = "INSERT INTO deployment_blobs (deployment, path, digest, bytes)
             SELECT ?1, value ->> 'path', value ->> 'digest', value ->> 'bytes' FROM json_each(?2)";
-        let change = Change::new(actor, "deployment.create", id.clone())
+        let mut change = Change::new(actor, "deployment.create", id.clone())
             .detail(json!({ "app": app, "blobs": blobs.len() }))
             .run_or(no_app(app), insert, params)
             .run(list, vec![id.clone().into(), json!(blobs).to_string().into()]);
+        for name in databases.into_iter().flat_map(|databases| databases.keys()) {
+            change = super::databases::take(change, app, &id, name);
+        }
         self.change(&self.config, change).await?;
         Ok(id)
+    }
+
+    /// Whether another deployment of its app serves from the same database.
+    pub(crate) async fn serves_another(&self, id: &str, database: &str) -> Result<bool, StoreError> {
+        let sql = "SELECT 1 FROM deployment_databases WHERE database = ?2 AND deployment <> ?1 AND (
+              deployment IN (SELECT active FROM apps) OR deployment IN (SELECT deployment FROM rollouts)) LIMIT 1";
+        let found: Option<(i64,)> = self.config.find(sql, vec![id.into(), database.into()]).await?;
+        Ok(found.is_some())
     }
 
     /// What the PoPs say together has happened to it. Whether it was news.
@@ -208,8 +220,12 @@ const RETIRE: &str =
     AND id NOT IN (SELECT deployment FROM rollouts WHERE app = ?1)";
 
 fn activating(change: Change, deployment: &Deployment) -> Change {
-    let refused = Refused::Conflict(format!("version {} is not prepared", deployment.version));
-    let sql = "UPDATE deployments SET state = 'active' WHERE id = ?1 AND state IN (SELECT value FROM json_each(?2))";
+    let refused = Refused::Conflict(format!(
+        "version {} is not prepared, or a database of it was deleted",
+        deployment.version
+    ));
+    let sql = "UPDATE deployments SET state = 'active' WHERE id = ?1 AND state IN (SELECT value FROM json_each(?2))
+        AND NOT EXISTS (SELECT 1 FROM deployment_databases WHERE deployment = ?1 AND state <> 'ready')";
     change.run_or(
         refused,
         sql,

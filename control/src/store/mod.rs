@@ -9,6 +9,7 @@ pub(crate) mod apps;
 pub(crate) mod artifacts;
 pub(crate) mod audit;
 pub(crate) mod change;
+pub(crate) mod databases;
 pub(crate) mod deployments;
 pub(crate) mod idempotency;
 pub(crate) mod keys;
@@ -44,6 +45,10 @@ const CONFIG_MIGRATIONS: &[(&str, &str)] = &[
     (
         "0003_sealed_secrets.sql",
         include_str!("migrations/config/0003_sealed_secrets.sql"),
+    ),
+    (
+        "0004_databases.sql",
+        include_str!("migrations/config/0004_databases.sql"),
     ),
 ];
 const CONTROL_MIGRATIONS: &[(&str, &str)] = &[
@@ -258,7 +263,7 @@ impl One {
 }
 
 /// Refusals after which the same operation may be asked for again.
-fn may_pass(error: &SqlError) -> bool {
+pub(crate) fn may_pass(error: &SqlError) -> bool {
     let codes = [
         "agent_unreachable",
         "primary_unreachable",

@@ -184,6 +184,14 @@ impl Site {
         ids
     }
 
+    /// A deployment without databases of an app that is there.
+    pub(crate) async fn deployed_into(&self, app: &str) -> String {
+        let digest = self.upload("component").await;
+        let path = format!("/v1/apps/{app}/deployments");
+        let made = self.post(&path, deployment(&digest)).await.expect(201);
+        made["id"].as_str().unwrap().to_owned()
+    }
+
     pub(crate) async fn state(&self, id: &str) -> Value {
         self.get(&format!("/v1/deployments/{id}")).await.expect(200)["state"].clone()
     }

@@ -21,6 +21,10 @@ pub(super) struct Database {
     migrations: Option<PathBuf>,
     /// A SQLite file that a new replicated database starts from, at the primary.
     seed: Option<PathBuf>,
+    /// Whether migrations of a deployment may drop or rename what the version that serves may use. Only a deployment's
+    /// migrations are looked at; those of this file are not.
+    #[serde(default)]
+    allow_incompatible: bool,
     /// A replica further behind than this is not read; the primary is asked instead. Without it any replica will do.
     max_staleness: Option<Text<PositiveDuration>>,
     /// How long one statement may run.
@@ -46,6 +50,7 @@ impl Database {
             path: self.path.map(|path| resolve(base, path)),
             migrations: self.migrations.map(|path| resolve(base, path)),
             seed: self.seed.map(|path| resolve(base, path)),
+            allow_incompatible: self.allow_incompatible,
             max_staleness: self.max_staleness.map(|duration| duration.0.0),
             statement_timeout: self.statement_timeout.0.0,
             readers: self.readers,
