@@ -37,6 +37,15 @@ pub(crate) const PREPARED_STATEMENTS: usize = 256;
 /// Virtual machine instructions between two looks at the clock: some tens of microseconds, while the look costs 50 ns.
 pub(crate) const INSTRUCTIONS_PER_CHECK: i32 = 1000;
 
+/// How long a read may take that runs where it is asked and not on a reader's thread: as long as waking the thread and
+/// being woken takes on an idle machine, twice. A handler's own code runs longer until it yields.
+pub(crate) const AT_ONCE: Duration = Duration::from_micros(100);
+
+/// A value, and a LIKE or GLOB pattern, in such a read: what one instruction does with them is not interruptible. The
+/// product of the two, at a few steps a nanosecond, is below the time above.
+pub(crate) const AT_ONCE_VALUE_BYTES: i32 = 8 * 1024;
+pub(crate) const AT_ONCE_LIKE_BYTES: i32 = 32;
+
 /// How long SQLite retries when another process holds a lock on the file (a backup, an operator's shell).
 pub(crate) const BUSY_WAIT: Duration = Duration::from_secs(5);
 

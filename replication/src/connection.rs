@@ -163,6 +163,21 @@ impl Connection {
         }
     }
 
+    /// Work that must not hold the thread: a large value, a long pattern or a lock is an error, not a wait.
+    pub(crate) fn at_once<T>(&self, work: impl FnOnce() -> T) -> T {
+        let bound = |value_bytes, like_bytes, busy_wait| {
+            self.raw.set_limit(Limit::SQLITE_LIMIT_LENGTH, value_bytes)?;
+            self.raw
+                .set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, like_bytes)?;
+            self.raw.busy_timeout(busy_wait)
+        };
+        let set: rusqlite::Result<()> = bound(bounds::AT_ONCE_VALUE_BYTES, bounds::AT_ONCE_LIKE_BYTES, Duration::ZERO);
+        let done = work();
+        let reset = bound(bounds::VALUE_BYTES, bounds::LIKE_BYTES, bounds::BUSY_WAIT);
+        set.and(reset).expect("SQLite takes limits it has taken before");
+        done
+    }
+
     /// Statements that run from now on share `limit`.
     pub(crate) fn start_deadline(&self, limit: Duration, cancellation: Cancellation) {
         self.deadline.start(limit, cancellation);

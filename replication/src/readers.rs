@@ -1,11 +1,16 @@
-//! The reader pool: a fixed number of read-only connections, each on a thread of its own.
+//! The reader pool: a fixed number of read-only connections, each with a thread of its own.
 //!
 //! Asking is asynchronous and bounded in time and number. A reader whose asker has gone stops within microseconds.
+//!
+//! Waking a thread and being woken by it costs more than a point query. So a statement that was quick the last time is
+//! run where it is asked, within bounds that a thread of others' futures can spare ([`bounds::AT_ONCE`]). What does not
+//! end well within them has told nobody anything, since it only reads, and runs again on the reader's thread.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -29,15 +34,22 @@ pub(crate) struct Readers {
 }
 
 /// The last one to finish is asked first: its page cache and statements are warm.
-type Idle = Mutex<Vec<mpsc::Sender<Job>>>;
+type Idle = Mutex<Vec<Seat>>;
+
+/// A connection, and the way to its thread. Who has it has both to himself.
+struct Seat {
+    reader: Reader,
+    /// The only one of its channel: when the seat is dropped, the thread ends.
+    thread: mpsc::Sender<Job>,
+}
 
 struct Job {
     statement: Statement,
     cancellation: Cancellation,
     reply: oneshot::Sender<Answer>,
-    /// Both go back to the pool with the reader. While it works, `sender` is the only one of its channel: a pool that
-    /// was dropped meanwhile takes it along, and the thread ends.
-    sender: mpsc::Sender<Job>,
+    reader: Reader,
+    /// Both go back to the pool with the reader. A pool that was dropped meanwhile takes them along.
+    thread: mpsc::Sender<Job>,
     permit: OwnedSemaphorePermit,
 }
 
@@ -58,20 +70,20 @@ impl Readers {
         let idle: Arc<Idle> = Arc::default();
         let mut threads = Vec::with_capacity(count);
         for number in 0..count {
-            let connection = Connection::open_reader(path)?;
-            let (sender, jobs) = mpsc::channel();
-            idle.lock().push(sender);
             let reader = Reader {
-                connection,
+                connection: Connection::open_reader(path)?,
                 limit: *limit,
                 results,
                 replicated: settings.replicated,
-                idle: Arc::downgrade(&idle),
+                quick: HashSet::new(),
             };
+            let (thread, jobs) = mpsc::channel();
+            idle.lock().push(Seat { reader, thread });
+            let pool = Arc::downgrade(&idle);
             let thread = format!("{name}-read-{number}");
             let started = std::thread::Builder::new()
                 .name(thread.clone())
-                .spawn(move || reader.serve(&jobs));
+                .spawn(move || serve(&pool, &jobs));
             threads.push(started.map_err(|source| OpenError::Thread { name: thread, source })?);
         }
         let permits = Arc::new(Semaphore::new(count));
@@ -88,21 +100,27 @@ impl Readers {
 
     /// Runs `statement` on the next idle reader. Dropping the future stops it.
     pub(crate) async fn read(&self, statement: Statement) -> Result<Answer, SqlError> {
+        // Answers that are there at once must not keep a thread from its other futures.
+        tokio::task::coop::consume_budget().await;
         let permit = self.wait_for_permit().await?;
-        let sender = self.idle.lock().pop().ok_or(SqlError::Closed)?;
+        let Seat { mut reader, thread } = self.idle.lock().pop().ok_or(SqlError::Closed)?;
+        if let Some((read, position)) = reader.read_at_once(&statement) {
+            self.idle.lock().push(Seat { reader, thread });
+            return Ok((statement, Ok(read), position));
+        }
         let cancellation = Cancellation::default();
         let _cancel = CancelOnDrop(&cancellation);
         let (reply, answer) = oneshot::channel();
-        let reader = sender.clone();
         let job = Job {
             statement,
             cancellation: cancellation.clone(),
             reply,
-            sender,
+            reader,
+            thread: thread.clone(),
             permit,
         };
-        reader.send(job).map_err(|_| SqlError::Closed)?;
-        drop(reader);
+        thread.send(job).map_err(|_| SqlError::Closed)?;
+        drop(thread);
         answer.await.map_err(|_| SqlError::Closed)
     }
 
@@ -139,34 +157,76 @@ struct Reader {
     limit: Duration,
     results: ResultBounds,
     replicated: bool,
-    idle: Weak<Idle>,
+    /// Statements that were quick the last time this connection ran them.
+    quick: HashSet<String>,
 }
 
-impl Reader {
-    fn serve(self, jobs: &mpsc::Receiver<Job>) {
-        while let Ok(Job {
-            statement,
-            cancellation,
-            reply,
-            sender,
-            permit,
-        }) = jobs.recv()
-        {
-            let (result, position) = self.read(&statement, cancellation);
-            if let Some(idle) = self.idle.upgrade() {
-                idle.lock().push(sender);
-            }
-            drop(permit);
-            // Refused when whoever asked has gone.
-            let _ = reply.send((statement, result, position));
+/// A reader's thread.
+fn serve(idle: &Weak<Idle>, jobs: &mpsc::Receiver<Job>) {
+    while let Ok(Job {
+        statement,
+        cancellation,
+        reply,
+        mut reader,
+        thread,
+        permit,
+    }) = jobs.recv()
+    {
+        let (result, position) = reader.read_measured(&statement, cancellation);
+        if let Some(idle) = idle.upgrade() {
+            idle.lock().push(Seat { reader, thread });
         }
+        drop(permit);
+        // Refused when whoever asked has gone.
+        let _ = reply.send((statement, result, position));
     }
 }
 
 impl Reader {
-    fn read(&self, statement: &Statement, cancellation: Cancellation) -> (Result<Read, SqlError>, Position) {
+    /// Runs a statement that was quick the last time. `None` when it was not, or is not this time: then it is as if it had
+    /// not run.
+    fn read_at_once(&mut self, statement: &Statement) -> Option<(Read, Position)> {
+        if !self.quick.contains(&statement.sql) {
+            return None;
+        }
+        let read = self.connection.at_once(|| {
+            let limit = self.limit.min(bounds::AT_ONCE);
+            self.read(statement, limit, Cancellation::default())
+        });
+        match read {
+            (Ok(read), position) => Some((read, position)),
+            (Err(_), _) => {
+                self.quick.remove(&statement.sql);
+                None
+            }
+        }
+    }
+
+    /// Runs a statement on the reader's thread, and notes whether it was quick.
+    fn read_measured(
+        &mut self,
+        statement: &Statement,
+        cancellation: Cancellation,
+    ) -> (Result<Read, SqlError>, Position) {
+        let began = Instant::now();
+        let (result, position) = self.read(statement, self.limit, cancellation);
+        if result.is_ok() && began.elapsed() < bounds::AT_ONCE {
+            if self.quick.len() == bounds::PREPARED_STATEMENTS {
+                self.quick.clear();
+            }
+            self.quick.insert(statement.sql.clone());
+        }
+        (result, position)
+    }
+
+    fn read(
+        &self,
+        statement: &Statement,
+        limit: Duration,
+        cancellation: Cancellation,
+    ) -> (Result<Read, SqlError>, Position) {
         if !self.replicated {
-            self.connection.start_deadline(self.limit, cancellation);
+            self.connection.start_deadline(limit, cancellation);
             return (
                 execute::read(&self.connection, statement, self.results),
                 Position::default(),
@@ -174,7 +234,7 @@ impl Reader {
         }
         let control = |sql| {
             self.connection
-                .ours(|raw| raw.execute_batch(sql))
+                .ours_cached(sql, |statement| statement.execute([]).map(drop))
                 .map_err(SqlError::from_sqlite)
         };
         let begun = control("BEGIN").and_then(|()| {
@@ -186,7 +246,7 @@ impl Reader {
         });
         let (result, position) = match begun {
             Ok((_, position)) => {
-                self.connection.start_deadline(self.limit, cancellation);
+                self.connection.start_deadline(limit, cancellation);
                 (execute::read(&self.connection, statement, self.results), position)
             }
             Err(error) => (Err(error), Position::default()),
