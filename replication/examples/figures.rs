@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use selvedge_replication::agent::{Agent, AgentDatabase, AgentSettings, Role, State};
+use selvedge_replication::agent::{Agent, AgentDatabase, AgentSettings, DatabaseStatus, Role, State};
 use selvedge_replication::bookmark::Session;
 use selvedge_replication::client::{AgentClient, Thresholds};
 use selvedge_replication::{Database, DatabaseSettings, Statement, Value};
@@ -77,9 +77,12 @@ async fn replica(folder: &Path, primary: &Agent) -> Result<Agent> {
 
 /// The database `name` as a proxy beside `agent` sees it.
 fn proxy(agent: &Agent, name: &str) -> Result<Arc<Database>> {
+    Ok(Database::of_agent(DatabaseSettings::new(name, ""), client(agent)?))
+}
+
+fn client(agent: &Agent) -> Result<Arc<AgentClient>> {
     let folder = agent.socket().parent().context("a socket has a folder")?;
-    let client = AgentClient::start(agent.socket(), folder, Thresholds::default())?;
-    Ok(Database::of_agent(DatabaseSettings::new(name, ""), client))
+    Ok(AgentClient::start(agent.socket(), folder, Thresholds::default())?)
 }
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
@@ -160,10 +163,11 @@ async fn visible(folder: &Path) -> Result<Json> {
     let mut pace = tokio::time::interval(Duration::from_secs(1) / RATE);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
     let mut writing = tokio::task::JoinSet::new();
-    let replica = Arc::new(replica);
+    // As a proxy beside the replica waits for what its reader has seen.
+    let beside = client(&replica)?;
     for number in 0..RATE * SECONDS {
         pace.tick().await;
-        let (database, replica) = (Arc::clone(&database), Arc::clone(&replica));
+        let (database, mut statuses) = (Arc::clone(&database), beside.statuses());
         writing.spawn(async move {
             let session = Session::default();
             let name = Value::Text(number.to_string());
@@ -171,10 +175,10 @@ async fn visible(folder: &Path) -> Result<Json> {
             database.query_in(&session, statement).await?;
             let committed = Instant::now();
             let wanted = session.wanted("shop");
-            while replica.databases().iter().all(|status| status.head.position < wanted) {
-                tokio::time::sleep(Duration::from_micros(500)).await;
-            }
-            Ok::<_, selvedge_replication::SqlError>(committed.elapsed())
+            let is_there = |status: &DatabaseStatus| status.head.position >= wanted;
+            let visible = statuses.wait_for(|statuses| statuses.get("shop").is_some_and(is_there));
+            visible.await.context("the agent beside the replica has ended")?;
+            anyhow::Ok(committed.elapsed())
         });
     }
     let mut took = Vec::new();

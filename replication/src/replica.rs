@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 use thiserror::Error;
 
@@ -19,8 +20,8 @@ use crate::plant::{Plant, is_planted};
 use crate::recorded::Recorded;
 use crate::writer::size_bytes;
 
-/// Size of the write-ahead log from which it is moved into the file.
-const WAL_BYTES: u64 = 4 * 1024 * 1024;
+/// Size of the write-ahead log from which it is moved into the file: some seconds of a busy primary.
+const WAL_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Why a file was not applied, or a replica not opened.
 #[derive(Debug, Error)]
@@ -67,6 +68,8 @@ pub struct Replica {
     head: Head,
     /// What the checksum should be when the file is opened the next time.
     recorded: Recorded,
+    /// Moves most of the write-ahead log into the file, while it goes on.
+    moving: Option<JoinHandle<()>>,
 }
 
 impl Replica {
@@ -103,6 +106,7 @@ impl Replica {
             checksums,
             head,
             recorded,
+            moving: None,
         })
     }
 
@@ -177,16 +181,53 @@ impl Replica {
         }
     }
 
-    fn bound_wal(&self) {
+    /// Moves a large write-ahead log into the file, in two steps. The first is another connection's, on a thread of its
+    /// own, and holds up nobody, whatever the disk takes for it. The second empties the log, which stops applying: it has
+    /// left only what came during the first.
+    fn bound_wal(&mut self) {
         let mut wal = self.path.as_os_str().to_owned();
         wal.push("-wal");
         if size_bytes(Path::new(&wal)) < WAL_BYTES {
             return;
         }
+        match self.moving.take() {
+            None => {
+                // Opened here, where the path is this file's.
+                let connection = pages::attach(&self.path);
+                let thread = std::thread::Builder::new().name("wal-to-file".to_owned());
+                let started = connection.map(|connection| thread.spawn(move || move_wal(connection)));
+                match started {
+                    Ok(Ok(moving)) => self.moving = Some(moving),
+                    // The second step does it all.
+                    Ok(Err(_)) | Err(_) => self.empty_wal(),
+                }
+            }
+            Some(moving) if !moving.is_finished() => self.moving = Some(moving),
+            Some(_finished) => self.empty_wal(),
+        }
+    }
+
+    fn empty_wal(&self) {
         let mode = rusqlite::wal::CheckpointMode::TRUNCATE;
         if let Err(error) = self.connection.wal_checkpoint_v2(Some(ATTACHED), mode) {
             tracing::debug!(%error, path = %self.path.display(), "readers hold the write-ahead log; it is moved into the file later");
         }
+    }
+}
+
+/// The last connection to close removes the log by its name: none may be left when the file is renamed or replaced.
+impl Drop for Replica {
+    fn drop(&mut self) {
+        if let Some(moving) = self.moving.take() {
+            let _ = moving.join();
+        }
+    }
+}
+
+fn move_wal(connection: rusqlite::Connection) {
+    let mode = rusqlite::wal::CheckpointMode::PASSIVE;
+    if let Err(error) = connection.wal_checkpoint_v2(Some(ATTACHED), mode) {
+        tracing::debug!(%error, "the write-ahead log could not be moved into the file");
     }
 }
 
