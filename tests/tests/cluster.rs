@@ -5,6 +5,7 @@ use std::time::Duration;
 use reqwest::Response;
 use reqwest::header::{HeaderMap, HeaderValue};
 use selvedge_tests::client::{self, header};
+use selvedge_tests::disk::SlowDisk;
 use selvedge_tests::executable::repository;
 use selvedge_tests::wait::wait_for;
 use selvedge_tests::{Agent, Edge};
@@ -447,4 +448,55 @@ async fn agents_speak_tls_to_each_other_and_only_to_whom_they_believe() {
         assert_eq!(status["site"]["primary_reachable"], false, "{status}");
         assert_eq!(status["databases"], json!([]), "{status}");
     }
+}
+
+#[tokio::test]
+async fn a_write_waits_for_a_slow_disk_of_the_primary_and_everybody_can_see_it() {
+    let Some(disk) = SlowDisk::mount() else { return };
+    let primary = Agent::start(&format!(
+        "agent: {{ name: primary, listen: 127.0.0.1:0, token: a cluster's secret }}\ndatabases: {{ shop: {{}} }}\ndata_dir: {}\n",
+        disk.path().join("data").display()
+    ))
+    .await;
+    shop(&primary).await;
+    let pop = pop(&primary, "", "").await;
+    pop.replica_is_there().await;
+    assert_eq!(
+        pop.sql("INSERT INTO items (name) VALUES ('quick')", "").await.status(),
+        200
+    );
+
+    disk.hold();
+    let write = pop.sql("INSERT INTO items (name) VALUES ('slow')", "");
+    let meanwhile = async {
+        // Longer than `primary_slow`, shorter than a write may take.
+        for _ in 0..8 {
+            let read = pop.sql("SELECT count(*) FROM items", "").await;
+            assert_eq!(read.status(), 200, "reads go on");
+            assert!(
+                read.text().await.expect("a body").contains("[[1]]"),
+                "nothing unconfirmed is shown"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        disk.go_on();
+    };
+    let (written, ()) = tokio::join!(write, meanwhile);
+    assert_eq!(written.status(), 200, "it was waited for");
+    let bookmark = header(&written, BOOKMARK).to_owned();
+    assert_eq!(pop.level().await, Some(2.0), "the primary is slow");
+    let read = pop.sql("SELECT count(*) FROM items", &bookmark).await;
+    assert_eq!(header(&read, "x-selvedge-level"), "2");
+    assert!(read.text().await.expect("a body").contains("[[2]]"), "once");
+    // The next write says that it is not any more.
+    assert_eq!(
+        pop.sql("INSERT INTO items (name) VALUES ('quick again')", "")
+            .await
+            .status(),
+        200
+    );
+    wait_for("the level to be normal", async || {
+        (pop.level().await == Some(0.0)).then_some(())
+    })
+    .await;
 }

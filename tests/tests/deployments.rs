@@ -54,8 +54,10 @@ async fn deployed_activated_rolled_back_and_served_without_control() {
     let mut platform = Platform::start(2).await;
     make_app(&platform).await;
     for pop in &platform.pops {
-        let (status, body) = pop.get("shop.localhost", "/").await;
-        assert_eq!(status, 503, "an app without a deployment says so: {body}");
+        wait_for("an app without a deployment to say so", async || {
+            (pop.get("shop.localhost", "/").await.0 == 503).then_some(())
+        })
+        .await;
     }
 
     let first = deploy(&platform, "one").await;
@@ -292,4 +294,91 @@ async fn variables_and_purges_reach_pops_and_a_reload_keeps_what_is_deployed() {
         .done(Method::PUT, "/v1/apps/shop/env/GREETING", Some(flip));
     platform.control.everywhere(&set.await["revision"]).await;
     assert_eq!(greeting(&platform).await, "after the reload");
+}
+
+#[tokio::test]
+async fn secrets_and_databases_are_the_apps_own() {
+    let platform = Platform::start(2).await;
+    make_app(&platform).await;
+    let secret = json!({ "value": "sk_live_very_secret" });
+    let path = "/v1/apps/shop/secrets/STRIPE_KEY";
+    platform.control.done(Method::PUT, path, Some(secret)).await;
+    let manifest = json!({
+        "databases": { "shop": { "migrations": "migrations" } },
+        "handlers": { "probe": {
+            "component": "probe.wasm", "secrets": ["STRIPE_KEY"], "bindings": { "shop": { "database": "shop" } },
+        } },
+        "routes": [{ "match": { "path": "/*" }, "handler": "probe" }],
+    });
+    let probe = guest("probe-p2.wasm");
+    let table = b"CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT;".as_slice();
+    let files = [("probe.wasm", probe.as_slice()), ("migrations/0001_items.sql", table)];
+    let first = platform.control.deploy("shop", manifest.clone(), &files).await;
+    platform.control.activate(&first, 100).await;
+    for pop in &platform.pops {
+        let (_, variables) = pop.get("shop.localhost", "/env").await;
+        assert!(variables.contains("env STRIPE_KEY=sk_live_very_secret"), "{variables}");
+    }
+    let [here, there] = &platform.pops[..] else {
+        unreachable!("two were started")
+    };
+    let write = "/sql?db=shop&q=INSERT%20INTO%20items%20(name)%20VALUES%20('a')";
+    let (status, wrote) = here.get("shop.localhost", write).await;
+    assert_eq!(status, 200, "{wrote}");
+    wait_for("the other PoP to have the row", async || {
+        let (_, rows) = there
+            .get("shop.localhost", "/sql?db=shop&q=SELECT%20name%20FROM%20items")
+            .await;
+        rows.contains("[[\"a\"]]").then_some(())
+    })
+    .await;
+
+    // A migration that fails leaves the version and the database that serve.
+    let broken = b"ALTER TABLE itmes ADD COLUMN price INTEGER;".as_slice();
+    let broken = [files[0], files[1], ("migrations/0002_price.sql", broken)];
+    let second = platform.control.deploy("shop", manifest.clone(), &broken).await;
+    let failed = platform.control.state(&second, "failed").await;
+    assert!(
+        failed["message"]
+            .as_str()
+            .is_some_and(|why| why.contains("0002_price.sql")),
+        "{failed}"
+    );
+    // Nor does another app get at it.
+    platform
+        .control
+        .done(Method::POST, "/v1/apps", Some(json!({ "name": "spy" })))
+        .await;
+    let blobs = json!([
+        { "path": "probe.wasm", "digest": digest(&probe) }, { "path": "migrations/0001_items.sql", "digest": digest(table) },
+    ]);
+    let body = json!({ "manifest": manifest, "blobs": blobs });
+    let (status, refused) = platform
+        .control
+        .ask(Method::POST, "/v1/apps/spy/deployments", Some(body))
+        .await;
+    assert!([409, 422].contains(&status), "{status} {refused}");
+
+    // A changed secret reaches what serves.
+    let secret = json!({ "value": "sk_live_another" });
+    let set = platform.control.done(Method::PUT, path, Some(secret)).await;
+    platform.control.everywhere(&set["revision"]).await;
+    let (_, variables) = here.get("shop.localhost", "/env").await;
+    assert!(variables.contains("env STRIPE_KEY=sk_live_another"), "{variables}");
+    for said in [
+        platform.control.log(),
+        here.edge.log(),
+        here.agent.log(),
+        platform.primary.log(),
+    ] {
+        assert!(!said.contains("sk_live"), "{said}");
+    }
+}
+
+fn digest(content: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(content)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
