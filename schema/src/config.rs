@@ -447,6 +447,8 @@ pub struct Handler {
     /// Names of files under [`Config::secrets_dir`] or of environment variables of the process.
     pub secrets: Vec<String>,
     pub limits: HandlerLimits,
+    /// Path that answers below 500 when a deployment of it works.
+    pub health_check: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -142,6 +142,7 @@ fn the_whole_vocabulary() {
         bindings: [("DB".to_owned(), Binding::Database("shop".to_owned()))].into(),
         env: [("STAGE".to_owned(), "production".to_owned())].into(),
         secrets: vec!["STRIPE_KEY".to_owned()],
+        health_check: None,
         limits: HandlerLimits {
             cpu: Duration::from_millis(50),
             ..HandlerLimits::default()

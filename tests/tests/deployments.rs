@@ -166,6 +166,24 @@ async fn a_deployment_that_cannot_be_built_changes_nothing_and_says_why() {
         404,
         "there is nothing to preview"
     );
+
+    // One that builds and does not work.
+    let probe = guest("probe-p2.wasm");
+    for (health, state) in [
+        ("/status/503", "failed"),
+        ("/trap-before", "failed"),
+        ("/status/404", "prepared"),
+    ] {
+        let sick = json!({
+            "handlers": { "api": { "component": "probe.wasm", "health_check": { "path": health } } },
+            "routes": [{ "match": { "path": "/*" }, "handler": "api" }],
+        });
+        let sick = platform.control.deploy("shop", sick, &[("probe.wasm", &probe)]).await;
+        let judged = platform.control.state(&sick, state).await;
+        let why = judged["message"].as_str().unwrap_or_default();
+        let named = format!("/handlers/api/health_check: {health}");
+        assert!(state == "prepared" || why.contains(&named), "{judged}");
+    }
 }
 
 #[tokio::test]

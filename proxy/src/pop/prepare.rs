@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use selvedge_replication::Database;
 use selvedge_replication::bookmark::Session;
-use selvedge_runtime::Runtime;
+use selvedge_runtime::{Runtime, request_body};
 use selvedge_schema::{Diagnostics, FilterSchema, check_manifest, read_manifest};
 use serde_json::Value;
 
 use super::files::Files;
 use super::link::Link;
 use super::wanted::{self, Content, File, WantedError};
-use crate::generation::{Deployment, Generation, Purpose, chain};
+use crate::generation::{Deployment, Generation, HandlerSlot, Purpose, chain};
 
 /// Mistakes that a failed deployment names.
 const NAMED: usize = 5;
@@ -75,9 +75,39 @@ impl Preparation {
             message: chain(&error),
             is_passing: error.is_passing(),
         })?;
+        let this = Arc::new(self);
+        let building = Arc::clone(&this);
         // Building compiles components and opens databases.
-        let built = tokio::task::spawn_blocking(move || self.build(&manifest, &folder)).await;
-        built.unwrap_or_else(|panic| Err(Failure::lasting(format!("building it failed: {panic}"))))
+        let built = tokio::task::spawn_blocking(move || building.build(&manifest, &folder)).await;
+        let generation = built.unwrap_or_else(|panic| Err(Failure::lasting(format!("building it failed: {panic}"))))?;
+        this.ask(&generation).await?;
+        Ok(generation)
+    }
+
+    /// One request to each handler that says with which.
+    async fn ask(&self, generation: &Generation) -> Result<(), Failure> {
+        for (name, handler) in &generation.document.config.handlers {
+            let (Some(path), Some(HandlerSlot::Loaded(loaded))) =
+                (&handler.health_check, generation.handlers.get(name))
+            else {
+                continue;
+            };
+            // It may need a row that is on its way.
+            let failed = |why: String| Failure {
+                message: format!("/handlers/{name}/health_check: {path} {why}"),
+                is_passing: true,
+            };
+            let request = http::Request::get(format!("http://{}{path}", self.deployment.app)).body(());
+            let (head, ()) = request.map_err(|error| failed(error.to_string()))?.into_parts();
+            let (mut nothing, body) = request_body(0, Some(0));
+            nothing.finish();
+            match loaded.invoke(head, body).response_head().await {
+                Ok(head) if head.status.is_server_error() => return Err(failed(format!("answers {}", head.status))),
+                Ok(_) => {}
+                Err(failure) => return Err(failed(format!("fails: {failure}"))),
+            }
+        }
+        Ok(())
     }
 
     /// Whoever wrote `_config` has checked this; it is checked again before a path of it is used.

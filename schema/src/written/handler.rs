@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{by_name, positive, resolve, size};
 use crate::config;
-use crate::text::{ByteSize, Name, PositiveDuration, Text, Verbatim};
+use crate::text::{ByteSize, Name, PositiveDuration, RequestPath, Text, Verbatim};
 
 /// A SQLite database.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -76,6 +76,16 @@ pub(super) struct Handler {
     /// What one request may use.
     #[serde(default)]
     limits: HandlerLimits,
+    /// Asked once before a deployment counts as prepared.
+    health_check: Option<HandlerHealthCheck>,
+}
+
+/// A GET that a working handler answers with a status below 500.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct HandlerHealthCheck {
+    /// Path to request.
+    path: Text<RequestPath>,
 }
 
 /// One capability.
@@ -99,6 +109,7 @@ impl Handler {
             env: self.env.into_iter().map(|(name, value)| (name, value.0.0)).collect(),
             secrets: self.secrets.into_iter().map(|name| name.0.0).collect(),
             limits: self.limits.into_used(),
+            health_check: self.health_check.map(|check| check.path.0.0),
         }
     }
 }
