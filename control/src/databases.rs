@@ -9,11 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use selvedge_replication::SqlError;
+use selvedge_replication::{SqlError, chain};
 use thiserror::Error;
 
 use crate::api::Control;
-use crate::api::problem::{Problem, chain};
+use crate::api::problem::Problem;
 use crate::artifacts::{ArtifactError, Digest};
 use crate::compatible::incompatible;
 use crate::store::change::ChangeError;

@@ -92,7 +92,7 @@ pub(crate) async fn now_and_then(control: Arc<Control>) {
         };
         if let Err(error) = done.await {
             tracing::warn!(
-                error = crate::api::problem::chain(&error),
+                error = selvedge_replication::chain(&error),
                 "secrets could not be sealed for the PoPs"
             );
         }

@@ -185,7 +185,7 @@ async fn collect_now_and_then(control: Arc<Control>) {
         match collect(&control, now_ms() - BLOB_GRACE_MS).await {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "blobs that no deployment names were removed"),
-            Err(error) => tracing::warn!(error = api::problem::chain(&error), "blobs could not be collected"),
+            Err(error) => tracing::warn!(error = selvedge_replication::chain(&error), "blobs could not be collected"),
         }
     }
 }

@@ -102,7 +102,7 @@ mod plant;
 
 pub use database::{Database, Interactive};
 pub use describe::{DescribedColumn, Description};
-pub use error::{MigrationError, OpenError, PublishError, SqlError};
+pub use error::{MigrationError, OpenError, PublishError, SqlError, chain};
 pub use guard::Refusal;
 pub use publish::Publication;
 pub use savepoint::Savepoint;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use selvedge_replication::chain;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::body::{Asked, Named, Received};
 use super::names::check_app;
 use super::page::{Page, Paging};
-use super::problem::{Kind, Problem, chain};
+use super::problem::{Kind, Problem};
 use super::{Control, Revised};
 use crate::auth::access::Action;
 use crate::auth::caller::Caller;

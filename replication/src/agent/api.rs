@@ -18,6 +18,7 @@ use super::link::EPOCH_HEADER;
 use super::primary_site::blocking;
 use super::replica_site::{Executed, Outcome};
 use super::{DatabaseStatus, Refusal, Shared, Site, follow, manage, metrics};
+use crate::error::chain;
 use crate::hrana;
 use crate::operations;
 use crate::queue::Operation;
@@ -336,7 +337,7 @@ async fn snapshot_of(Extract(api): Extract<Api>, Path(database): Path<String>) -
             snapshot::write(&file, &name, &*log, writer)
         });
         if let Err(error) = written.await {
-            let text = super::primary_site::chain(&error);
+            let text = chain(&error);
             tracing::warn!(database, error = text, "a snapshot could not be sent whole");
             if error.is_damage() {
                 sending.close_damaged(&database, &path, &error).await;

@@ -10,10 +10,11 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::frames::{Frame, FrameReader, Notice, Request};
 use super::link::{Link, judged};
-use super::primary_site::{blocking, chain};
+use super::primary_site::blocking;
 use super::replica_state::{Answer, Event};
 use super::replica_task::{Inbox, ReplicaTask};
 use super::{Shared, follow};
+use crate::error::chain;
 use crate::folder::Folder;
 use crate::log::Head;
 use crate::position::Epoch;

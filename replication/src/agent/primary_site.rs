@@ -18,6 +18,7 @@ use super::deleted::{Deleted, DeletedList};
 use super::draft::Draft;
 use super::slots::{Slot, Slots};
 use super::{AgentError, AgentSettings, Refusal, Shared, Site, scrub};
+use crate::error::chain;
 use crate::folder::Folder;
 use crate::lease::{Lease, StaticLease};
 use crate::log::{Head, Log, SegmentLog};
@@ -680,16 +681,4 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         Ok(done) => done,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += ": ";
-        text += &cause.to_string();
-        source = cause.source();
-    }
-    text
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::SqlError;
+use crate::error::chain;
 use crate::postgres::PostgresError;
 use crate::queue::QueueError;
 
@@ -148,7 +149,7 @@ impl Refusal {
             }
             cause = error.source();
         }
-        Refusal::Internal(super::primary_site::chain(error))
+        Refusal::Internal(chain(error))
     }
 
     fn status(&self) -> StatusCode {

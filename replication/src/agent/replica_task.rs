@@ -9,9 +9,9 @@ use tokio::task::JoinSet;
 
 use super::frames::Request;
 use super::link::{BodyReader, Link, epoch_of, judged};
-use super::primary_site::chain;
 use super::replica_state::{Action, Event, Failure, Leave, Moment, ReplicaState};
 use super::{Refusal, Shared, State};
+use crate::error::chain;
 use crate::folder::Folder;
 use crate::log::Head;
 use crate::ltx::Header;

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::primary_site::{PrimarySite, blocking, chain};
+use super::primary_site::{PrimarySite, blocking};
+use crate::error::chain;
 use crate::{damage, snapshot};
 
 /// Never ends.

@@ -137,5 +137,5 @@ impl DatabaseError {
 
 /// An error and its causes, in one line.
 pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
-    crate::agent::primary_site::chain(error)
+    crate::chain(error)
 }

@@ -7,8 +7,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::super::api::Api;
-use super::super::primary_site::chain;
 use super::super::{Refusal, Site};
+use crate::error::chain;
 
 /// What of a message is about its content. The rest is between two neighbours.
 const PASSED_ON: [HeaderName; 3] = [

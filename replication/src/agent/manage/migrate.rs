@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::Refusal;
 use super::super::api::Api;
-use super::super::primary_site::chain;
+use crate::error::chain;
 use crate::log::Head;
 use crate::migrate::{Migration, by_number};
 use crate::{MigrationError, SqlError};

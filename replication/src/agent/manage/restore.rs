@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 
 use super::super::Refusal;
 use super::super::api::{Api, line};
-use super::super::primary_site::{blocking, chain};
+use super::super::primary_site::blocking;
+use crate::error::chain;
 use crate::position::Txid;
 use crate::store::{RestoreError, Target};
 

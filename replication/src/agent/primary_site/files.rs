@@ -4,10 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{PrimarySite, blocking, chain};
+use super::{PrimarySite, blocking};
 use crate::agent::draft::{self, Draft, DraftError};
 use crate::agent::slots::Slot;
 use crate::agent::{Refusal, Shared, State};
+use crate::error::chain;
 use crate::log::{Head, Log};
 use crate::position::{Position, Txid};
 use crate::snapshot::SnapshotError;
