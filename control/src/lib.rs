@@ -1,7 +1,7 @@
 //! The control plane: apps, deployments, configuration, keys and PoPs, behind one API.
 //!
 //! In the order to read: `settings` says where everything is, `server` puts it together, `api` answers, `auth` judges who
-//! asks, and `store` holds all SQL. The rest decides without I/O: `deployment` is a deployment's life, `fleet` who has which
+//! asks, and `store` holds all SQL. The rest decides without I/O: `deployment` is a deployment's life, `difference` how two of them differ, `fleet` who has which
 //! revision, `chain` the audit log's hashes. Blobs are in `artifacts`; `vault` keeps secrets, and `sealing` brings them to
 //! PoPs.
 //!
@@ -27,6 +27,8 @@ mod vault;
 mod sealing;
 
 mod deployment;
+
+mod difference;
 
 mod databases;
 

@@ -94,6 +94,7 @@ pub async fn run(
         store,
         artifacts,
         keys: Keys::default(),
+        sites: settings.sites.clone(),
         filters: settings.filters.clone(),
     });
     let first_key = first_key(&control.store).await;
@@ -185,7 +186,10 @@ async fn collect_now_and_then(control: Arc<Control>) {
         match collect(&control, now_ms() - BLOB_GRACE_MS).await {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "blobs that no deployment names were removed"),
-            Err(error) => tracing::warn!(error = selvedge_replication::chain(&error), "blobs could not be collected"),
+            Err(error) => tracing::warn!(
+                error = selvedge_replication::chain(&error),
+                "blobs could not be collected"
+            ),
         }
     }
 }
@@ -231,6 +235,7 @@ mod tests {
             artifacts: Artifacts::in_folder(&folder.path().join("artifacts"), 1024).unwrap(),
             fleet: Fleet::default(),
             keys: Keys::default(),
+            sites: selvedge_schema::Sites::default(),
             filters: Vec::new(),
             vault: ArcSwap::from_pointee(Vault::open_or_make(&folder.path().join("secrets.key")).unwrap()),
             sealing: Mutex::default(),

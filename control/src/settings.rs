@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use selvedge_replication::agent::AgentTls;
-use selvedge_schema::{Agent, ControlPlane, FilterSchema};
+use selvedge_schema::{Agent, ControlPlane, FilterSchema, Sites};
 
 #[derive(Debug, Clone)]
 pub struct ControlSettings {
@@ -21,6 +21,8 @@ pub struct ControlSettings {
     pub max_artifact_bytes: u64,
     /// The file of the keys that secrets are encrypted with; made when it is missing.
     pub secrets_key: PathBuf,
+    /// Where PoPs serve apps.
+    pub sites: Sites,
     /// The filters that manifests may name.
     pub filters: Vec<FilterSchema>,
 }
@@ -39,6 +41,7 @@ impl ControlSettings {
             artifacts: plane.artifacts.clone(),
             max_artifact_bytes: plane.max_artifact_bytes,
             secrets_key: plane.secrets_key.clone(),
+            sites: plane.sites.clone(),
             filters,
         }
     }

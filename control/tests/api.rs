@@ -209,6 +209,9 @@ async fn a_deployment_from_upload_to_rollback() {
     let made = site.get(&format!("/v1/deployments/{}", ids[0])).await.expect(200);
     assert_eq!((&made["state"], &made["version"]), (&json!("uploaded"), &json!(1)));
     assert_eq!(made["blobs"][0]["bytes"], 11);
+    assert_eq!(made["preview_url"], "http://shop-v1.localhost:8080/");
+    let list = site.get("/v1/apps/shop/deployments").await.expect(200);
+    assert_eq!(list["items"][0]["preview_url"], "http://shop-v2.localhost:8080/");
     let run = async |id: &str, body: Value| site.post(&format!("/v1/deployments/{id}/activate"), body).await;
     run(&ids[0], json!({ "percent": 5 })).await.refused(409, "conflict");
     assert_eq!(
@@ -217,6 +220,8 @@ async fn a_deployment_from_upload_to_rollback() {
     );
     run(&ids[1], json!({ "percent": 10 })).await.expect(200);
     let app = site.get("/v1/apps/shop").await.expect(200);
+    assert_eq!(app["url"], "http://shop.localhost:8080/");
+    assert_eq!(site.get("/v1/apps").await.expect(200)["items"][0], app);
     assert_eq!(
         (&app["active"], &app["rollout"], &app["percent"]),
         (&json!(ids[0]), &json!(ids[1]), &json!(10))
@@ -259,6 +264,52 @@ async fn a_deployment_from_upload_to_rollback() {
     site.get(&format!("/v1/deployments/{}", ids[0]))
         .await
         .refused(404, "not_found");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_deployments_are_compared() {
+    let site = Site::start().await;
+    let first = site.deployed("shop", 1).await.remove(0);
+    let digest = site.upload("another component").await;
+    let mut body = deployment(&digest);
+    body["manifest"]["handlers"]["shop"]["limits"] = json!({ "concurrency": 2 });
+    let another = json!({ "path": "static/a.txt", "digest": digest });
+    body["blobs"].as_array_mut().unwrap().push(another);
+    let made = site.post("/v1/apps/shop/deployments", body).await.expect(201);
+    let second = made["id"].as_str().unwrap();
+    let path = |from: &str, to: &str| format!("/v1/deployments/{from}/diff/{to}");
+    let there = site.get(&path(&first, second)).await.expect(200);
+    assert_eq!(
+        (&there["before"]["version"], &there["after"]["version"]),
+        (&json!(1), &json!(2))
+    );
+    assert_eq!(
+        there["manifest"],
+        json!([{ "pointer": "/handlers/shop/limits", "after": { "concurrency": 2 } }])
+    );
+    let files = &there["files"];
+    assert_eq!(files["changed"][0]["path"], "shop.wasm");
+    assert_eq!(files["changed"][0]["after"]["digest"], json!(digest));
+    assert_eq!(
+        files["added"],
+        json!([{ "path": "static/a.txt", "digest": digest, "bytes": 17 }])
+    );
+    assert_eq!(files["removed"], json!([]));
+    let back = site.get(&path(second, &first)).await.expect(200);
+    assert_eq!(
+        (&back["files"]["removed"], &back["files"]["added"]),
+        (&files["added"], &json!([]))
+    );
+    assert_eq!(site.get(&path(second, second)).await.expect(200)["manifest"], json!([]));
+    site.get(&path(second, "x")).await.refused(404, "not_found");
+    // Both are to be read by whoever compares them.
+    let other = site.deployed("blog", 1).await.remove(0);
+    let key = site
+        .make_key(json!({ "name": "v", "role": "viewer", "app": "shop" }))
+        .await;
+    let refused = site.ask_as(&key, Method::GET, &path(second, &other), None).await;
+    refused.refused(403, "forbidden");
     site.stop().await;
 }
 

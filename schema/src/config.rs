@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use http::{HeaderName, Method};
 
-use crate::{Cidr, HostPattern, PathPattern};
+use crate::{Cidr, HostPattern, PathPattern, Sites};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -291,6 +291,8 @@ pub struct ControlPlane {
     pub max_artifact_bytes: u64,
     /// File of the keys that secrets are encrypted with.
     pub secrets_key: PathBuf,
+    /// Where PoPs serve apps.
+    pub sites: Sites,
 }
 
 impl ControlPlane {

@@ -21,6 +21,7 @@ mod pattern;
 mod percent;
 mod project;
 pub mod sealed;
+mod sites;
 mod source;
 mod substitute;
 mod text;
@@ -40,5 +41,6 @@ pub use manifest::{DEPLOYMENT_FILES, Finding, MANIFEST_KEYS, check_manifest, rea
 pub use pattern::{HostPattern, PathPattern, PatternError, Segment};
 pub use percent::{EscapeRefusal, canonical_escapes};
 pub use project::{Build, Project, parse_project};
+pub use sites::Sites;
 pub use source::SourceMap;
 pub use text::{ByteSize, PositiveDuration, Text, TextFormat};

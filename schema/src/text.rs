@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::pattern::check_dns_name;
 use crate::percent::canonical_escapes;
 use crate::units::{parse_duration, parse_size, show_duration, show_size};
-use crate::{Cidr, HostPattern, PathPattern};
+use crate::{Cidr, HostPattern, PathPattern, Sites};
 
 /// Key of our formats in the JSON Schema; other tools ignore it.
 pub(crate) const FORMAT_KEY: &str = "x-selvedge-format";
@@ -116,6 +116,7 @@ pub(crate) fn check_format(format: &str, text: &str) -> Result<(), String> {
         HostName,
         CacheTag,
         Name,
+        Sites,
         Verbatim,
     ]
 }

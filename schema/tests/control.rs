@@ -23,6 +23,10 @@ fn the_plane_and_the_way_to_it() {
     let plane = control("listen: 127.0.0.1:7200", AGENT).unwrap().plane.unwrap();
     assert_eq!(plane.artifacts, Path::new("/etc/selvedge/data/artifacts"));
     assert_eq!(plane.max_artifact_bytes, ControlPlane::MAX_ARTIFACT_BYTES);
+    assert_eq!(plane.sites.app("shop"), "http://shop.localhost/");
+    let plane = control("listen: 127.0.0.1:7200, sites: \"https://*.edge.example.com\"", AGENT);
+    let plane = plane.unwrap().plane.unwrap();
+    assert_eq!(plane.sites.preview("shop", 3), "https://shop-v3.edge.example.com/");
     let link = control("url: https://control.example.com, token: \"${TOKEN}\"", AGENT)
         .unwrap()
         .link
@@ -42,6 +46,11 @@ fn mistakes() {
         ),
         ("listen: 0.0.0.0:7200", AGENT, "without TLS"),
         ("url: https://x.example.com", AGENT, "no token"),
+        (
+            "listen: 127.0.0.1:0, sites: http://localhost",
+            AGENT,
+            "where the name of an app belongs",
+        ),
         ("listn: 127.0.0.1:0", AGENT, "unknown key"),
     ] {
         let told = control(text, agent).unwrap_err();

@@ -1,16 +1,12 @@
 //! Where an app is reached.
 
-use serde_json::Value;
-
 use super::client::{Client, part};
 use crate::outcome::Failure;
 
-/// What stands for the domain that each operator chooses, until control says it.
-const UNKNOWN: &str = "<domain>";
-
-/// The app's own domains, or its address below the edge's.
+/// The app's own domains, or where control says that PoPs serve it.
 pub(super) async fn of(client: &Client, app: &str) -> Result<Vec<String>, Failure> {
-    let domains = client.list(&format!("/v1/apps/{}/domains", part(app))).await?;
+    let path = format!("/v1/apps/{}", part(app));
+    let domains = client.list(&format!("{path}/domains")).await?;
     let hosts: Vec<String> = domains
         .iter()
         .filter_map(|domain| domain["host"].as_str())
@@ -19,19 +15,22 @@ pub(super) async fn of(client: &Client, app: &str) -> Result<Vec<String>, Failur
     if !hosts.is_empty() {
         return Ok(hosts);
     }
-    Ok(vec![url(&format!("{app}.{}", base(client, app).await?))])
+    let known = client.get(&path).await?;
+    Ok(known["url"].as_str().map(str::to_owned).into_iter().collect())
 }
 
-/// Where one version is seen before it serves.
+/// Where one version is seen, whether it serves or not.
 pub(super) async fn preview(client: &Client, app: &str, version: i64) -> Result<String, Failure> {
-    Ok(url(&format!("{app}-v{version}.{}", base(client, app).await?)))
-}
-
-/// The domain below which every app is, if control says one.
-async fn base(client: &Client, app: &str) -> Result<String, Failure> {
-    let known: Value = client.get(&format!("/v1/apps/{}", part(app))).await?;
-    let said = known["domain"].as_str().unwrap_or(UNKNOWN);
-    Ok(said.to_owned())
+    let deployments = client.list(&format!("/v1/apps/{}/deployments", part(app))).await?;
+    let found = deployments.iter().find(|one| one["version"] == version);
+    let said = found.and_then(|one| one["preview_url"].as_str());
+    let unknown = || {
+        Failure::new(
+            "not_found",
+            format!("control names no address of version {version} of {app}"),
+        )
+    };
+    said.map(str::to_owned).ok_or_else(unknown)
 }
 
 fn url(host: &str) -> String {

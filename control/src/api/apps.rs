@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::body::{Asked, Named, Received};
+use super::deployments::ShownDeployment;
 use super::names::check_app;
 use super::page::{Page, Paging};
 use super::problem::{Kind, Problem};
@@ -17,7 +18,6 @@ use super::{Control, Revised};
 use crate::auth::access::Action;
 use crate::auth::caller::Caller;
 use crate::store::apps::App;
-use crate::store::deployments::Deployment;
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -34,50 +34,69 @@ pub(super) struct Rollback {
     to: Option<i64>,
 }
 
+/// An app, and where it is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ShownApp {
+    #[serde(flatten)]
+    app: App,
+    /// Where PoPs serve it, besides its domains.
+    url: String,
+}
+
+impl ShownApp {
+    fn of(control: &Control, app: App) -> ShownApp {
+        let url = control.sites.app(&app.name);
+        ShownApp { app, url }
+    }
+}
+
 /// What serves after a rollback.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RolledBack {
     revision: i64,
-    deployment: Deployment,
+    deployment: ShownDeployment,
 }
 
 /// The apps the key reaches.
-#[utoipa::path(get, path = "/v1/apps", tag = "apps", params(Paging), responses((status = 200, body = Page<App>)))]
+#[utoipa::path(get, path = "/v1/apps", tag = "apps", params(Paging), responses((status = 200, body = Page<ShownApp>)))]
 pub(super) async fn list(
     State(control): State<Arc<Control>>,
     caller: Caller,
     Asked(paging): Asked<Paging>,
-) -> Result<Json<Page<App>>, Problem> {
+) -> Result<Json<Page<ShownApp>>, Problem> {
     caller.may_somewhere(Action::Read)?;
     let apps = match &caller.access.app {
         None => control.store.apps(&paging.after()?, paging.wanted()?).await?,
         Some(app) => control.store.app(app).await?.into_iter().collect(),
     };
-    Ok(Json(paging.page(apps, |app| app.name.clone())))
+    let apps = apps.into_iter().map(|app| ShownApp::of(&control, app)).collect();
+    Ok(Json(paging.page(apps, |shown: &ShownApp| shown.app.name.clone())))
 }
 
 /// Makes an app, which serves nothing yet.
-#[utoipa::path(post, path = "/v1/apps", tag = "apps", request_body = CreateApp, responses((status = 201, body = App)))]
+#[utoipa::path(post, path = "/v1/apps", tag = "apps", request_body = CreateApp, responses((status = 201, body = ShownApp)))]
 pub(super) async fn create(
     State(control): State<Arc<Control>>,
     caller: Caller,
     Received(asked): Received<CreateApp>,
-) -> Result<(StatusCode, Json<App>), Problem> {
+) -> Result<(StatusCode, Json<ShownApp>), Problem> {
     caller.may(Action::Apps, Some(&asked.name))?;
     check_app(&asked.name)?;
     control.store.add_app(&caller.id, &asked.name).await?;
-    Ok((StatusCode::CREATED, Json(find(&control, &asked.name).await?)))
+    let app = find(&control, &asked.name).await?;
+    Ok((StatusCode::CREATED, Json(ShownApp::of(&control, app))))
 }
 
 /// One app.
-#[utoipa::path(get, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path)), responses((status = 200, body = App)))]
+#[utoipa::path(get, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path)), responses((status = 200, body = ShownApp)))]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     caller: Caller,
     Named(app): Named<String>,
-) -> Result<Json<App>, Problem> {
+) -> Result<Json<ShownApp>, Problem> {
     caller.may(Action::Read, Some(&app))?;
-    find(&control, &app).await.map(Json)
+    let app = find(&control, &app).await?;
+    Ok(Json(ShownApp::of(&control, app)))
 }
 
 /// Deletes the app with its deployments, domains, environment and secrets; PoPs stop serving it.
@@ -138,6 +157,7 @@ pub(super) async fn rollback(
         None => None,
     };
     let deployment = deployment.ok_or_else(|| Problem::not_found("app", &app.name))?;
+    let deployment = ShownDeployment::of(&control, deployment);
     Ok(Json(RolledBack { revision, deployment }))
 }
 

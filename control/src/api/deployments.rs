@@ -53,11 +53,30 @@ pub(super) struct Activate {
     percent: Option<i64>,
 }
 
+/// A deployment, and where it is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ShownDeployment {
+    #[serde(flatten)]
+    deployment: Deployment,
+    /// Where PoPs serve this version, whether it is the app's or not.
+    preview_url: String,
+}
+
+impl ShownDeployment {
+    pub(super) fn of(control: &Control, deployment: Deployment) -> ShownDeployment {
+        let preview_url = control.sites.preview(&deployment.app, deployment.version);
+        ShownDeployment {
+            deployment,
+            preview_url,
+        }
+    }
+}
+
 /// A deployment with all there is to know of it.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct WholeDeployment {
     #[serde(flatten)]
-    deployment: Deployment,
+    deployment: ShownDeployment,
     #[schema(value_type = Object)]
     manifest: serde_json::Value,
     blobs: Vec<DeployedBlob>,
@@ -71,29 +90,31 @@ pub(super) struct WholeDeployment {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Activated {
     revision: i64,
-    deployment: Deployment,
+    deployment: ShownDeployment,
 }
 
 /// An app's deployments, newest first.
 #[utoipa::path(
     get, path = "/v1/apps/{app}/deployments", tag = "deployments", params(("app" = String, Path), Paging),
-    responses((status = 200, body = Page<Deployment>))
+    responses((status = 200, body = Page<ShownDeployment>))
 )]
 pub(super) async fn list(
     State(control): State<Arc<Control>>,
     caller: Caller,
     Named(app): Named<String>,
     Asked(paging): Asked<Paging>,
-) -> Result<Json<Page<Deployment>>, Problem> {
+) -> Result<Json<Page<ShownDeployment>>, Problem> {
     caller.may(Action::Read, Some(&app))?;
     find_app(&control, &app).await?;
     let deployments = control
         .store
         .deployments(&app, paging.after_number()?, paging.wanted()?)
         .await?;
-    Ok(Json(
-        paging.page(deployments, |deployment| deployment.version.to_string()),
-    ))
+    let deployments = deployments.into_iter();
+    let shown = deployments.map(|deployment| ShownDeployment::of(&control, deployment));
+    Ok(Json(paging.page(shown.collect(), |shown: &ShownDeployment| {
+        shown.deployment.version.to_string()
+    })))
 }
 
 /// Makes a deployment, which never changes. PoPs prepare it; it serves when it is activated.
@@ -218,7 +239,7 @@ pub(super) async fn activate(
         Some(percent @ 0..100) => control.store.roll_out(&caller.id, &deployment, percent).await?,
         Some(_) => return Err(Problem::new(Kind::Invalid, "`percent` is 0 to 100")),
     };
-    let deployment = find(&control, &id).await?;
+    let deployment = ShownDeployment::of(&control, find(&control, &id).await?);
     Ok(Json(Activated { revision, deployment }))
 }
 
@@ -290,7 +311,7 @@ pub(crate) async fn reconsider(control: &Control, actor: &str, deployment: &Depl
     Ok(())
 }
 
-async fn find(control: &Control, id: &str) -> Result<Deployment, Problem> {
+pub(super) async fn find(control: &Control, id: &str) -> Result<Deployment, Problem> {
     let found = control.store.deployment(id).await?;
     found.ok_or_else(|| Problem::not_found("deployment", id))
 }
@@ -302,6 +323,6 @@ async fn whole(control: &Control, deployment: Deployment) -> Result<WholeDeploym
         blobs: control.store.blobs(&deployment.id).await?,
         pops: control.store.said_of(&deployment.id).await?,
         databases: control.store.needed_databases(&deployment.id).await?,
-        deployment,
+        deployment: ShownDeployment::of(control, deployment),
     })
 }

@@ -17,6 +17,7 @@ mod audit;
 mod blobs;
 mod databases;
 mod deployments;
+mod diff;
 mod domains;
 mod env;
 mod flags;
@@ -35,7 +36,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
-use selvedge_schema::FilterSchema;
+use selvedge_schema::{FilterSchema, Sites};
 use serde::Serialize;
 use tokio::sync::{Mutex, Notify};
 use utoipa::ToSchema;
@@ -61,6 +62,8 @@ pub(crate) struct Control {
     pub(crate) sealing: Mutex<()>,
     /// Wakes who makes and migrates databases.
     pub(crate) databases: Notify,
+    /// Where PoPs serve apps.
+    pub(crate) sites: Sites,
     /// What manifests may name as filters.
     pub(crate) filters: Vec<FilterSchema>,
 }
@@ -116,6 +119,7 @@ fn guarded() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(deployments::list, deployments::create))
         .routes(routes!(deployments::show))
         .routes(routes!(deployments::activate))
+        .routes(routes!(diff::diff))
         .routes(routes!(databases::list))
         .routes(routes!(databases::show, databases::delete))
         .routes(routes!(domains::list))

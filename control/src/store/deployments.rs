@@ -24,7 +24,7 @@ pub(crate) struct Deployment {
 }
 
 /// A file of a deployment.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DeployedBlob {
     pub(crate) path: String,
     /// SHA-256, in hex.

@@ -10,6 +10,7 @@ use selvedge_control::{ControlSettings, Started};
 use selvedge_replication::agent::{Agent, AgentSettings, Role};
 use selvedge_replication::client::{AgentClient, Thresholds};
 use selvedge_replication::{Statement, Value as Sql};
+use selvedge_schema::{Sites, TextFormat};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
@@ -82,6 +83,7 @@ pub(crate) fn settings(folder: &Path) -> ControlSettings {
         artifacts: folder.join("artifacts"),
         max_artifact_bytes: 1024 * 1024,
         secrets_key: folder.join("secrets.key"),
+        sites: Sites::parse("http://*.localhost:8080").unwrap(),
         filters: Vec::new(),
     }
 }

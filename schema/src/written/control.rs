@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::door::CertificateFiles;
 use super::{resolve, size};
+use crate::Sites;
 use crate::config;
 use crate::text::{ByteSize, Text};
 
@@ -28,6 +29,10 @@ pub(super) struct Control {
     /// File of the keys that secrets are encrypted with, one a line in base64, the newest first; made when it is missing.
     /// `secrets.key` beside the folder of artifacts unless given. Keep a copy elsewhere, and never beside the database's.
     secrets_key: Option<PathBuf>,
+    /// Where the PoPs serve apps, for the answers of the API: a URL with `*` for an app's name. Its domain is the `domain`
+    /// of the PoPs.
+    #[serde(default = "sites")]
+    sites: Text<Sites>,
     /// Address of the control plane, such as `https://control.example.com:7200`.
     #[schemars(regex(pattern = r"^https?://[^/]+/?$"))]
     url: Option<String>,
@@ -45,6 +50,10 @@ pub(super) struct Control {
 
 fn domain() -> String {
     config::ControlLink::DOMAIN.to_owned()
+}
+
+fn sites() -> Text<Sites> {
+    Text(Sites::default())
 }
 
 fn max_artifact() -> Text<ByteSize> {
@@ -66,6 +75,7 @@ impl Control {
                         .map_or_else(|| artifacts.with_file_name("secrets.key"), |path| resolve(base, path)),
                     artifacts,
                     max_artifact_bytes: self.max_artifact.0.0,
+                    sites: self.sites.0,
                 }
             }),
             link: self.url.map(|url| config::ControlLink {
