@@ -165,7 +165,11 @@ async fn routes(State(admin): State<Admin>) -> Response {
 #[serde(deny_unknown_fields)]
 struct Purge {
     /// Absolute URLs as a client would request them; every variant of each is purged.
+    #[serde(default)]
     urls: Vec<String>,
+    /// Every page there is, instead.
+    #[serde(default)]
+    everything: bool,
     /// `true` keeps the pages as stale copies until they are regenerated.
     #[serde(default)]
     soft: bool,
@@ -189,6 +193,9 @@ async fn purge(State(admin): State<Admin>, body: String) -> Response {
             );
         }
     };
+    if purge.everything {
+        return Json(json!({ "pages": admin.edge.cache.purge_everything() })).into_response();
+    }
     // All or none: an error means that nothing was purged.
     let pages = purge.urls.into_iter().map(|url| match admin.edge.pages(&url) {
         Ok(pages) => Ok((url, pages)),
