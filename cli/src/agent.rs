@@ -9,7 +9,6 @@ use selvedge_replication::queue::QueueBounds;
 use selvedge_replication::store::StoreSettings;
 use selvedge_schema::{AgentClient, Config};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{explain, service};
 
@@ -32,8 +31,7 @@ pub(crate) fn run(file: &Path, ready_file: Option<&Path>) -> Result<(), String> 
 
 async fn serve(settings: AgentSettings, ready_file: Option<&Path>) -> Result<(), String> {
     let failed = |error: std::io::Error| explain(&error);
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let end = service::told_to_end().map_err(failed)?;
     let role = match &settings.role {
         Role::Primary => "primary".to_owned(),
         Role::Replica { primary } => format!("replica of {primary}"),
@@ -44,17 +42,14 @@ async fn serve(settings: AgentSettings, ready_file: Option<&Path>) -> Result<(),
     if let Some(path) = ready_file {
         service::write_ready(path, &ready).map_err(failed)?;
     }
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    end.await;
     tracing::info!("the agent stops");
     agent.stop().await;
     Ok(())
 }
 
 /// What the configuration says of its agent.
-fn settings(config: &Config) -> Option<AgentSettings> {
+pub(crate) fn settings(config: &Config) -> Option<AgentSettings> {
     let agent = config.agent.clone()?;
     let role = match agent.primary {
         Some(primary) => Role::Replica { primary },

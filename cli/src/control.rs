@@ -8,7 +8,6 @@ use std::path::Path;
 use selvedge_control::{ControlSettings, Started};
 use selvedge_proxy::OpenError;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{explain, service};
 
@@ -31,14 +30,7 @@ pub(crate) fn run(file: &Path, ready_file: Option<&Path>, key_file: Option<&Path
 
 async fn serve(settings: ControlSettings, ready_file: Option<&Path>, key_file: Option<&Path>) -> Result<(), String> {
     let failed = |error: std::io::Error| explain(&error);
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
+    let stop = service::told_to_end().map_err(failed)?;
     let mut told = Ok(());
     let ready = |started: Started| told = tell(&started, ready_file, key_file);
     selvedge_control::run(settings, ready, stop)

@@ -28,6 +28,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const LOG: &str = "info,pingora_core=warn,pingora_proxy=warn,pingora_proxy::proxy_custom=off,pingora_cache=error,\
                    pingora_core::connectors=off";
 
+/// `selvedge dev` says itself what its proxy reloads, and whether it could.
+const LOG_OF_DEV: &str = "warn,selvedge_proxy::server=off,selvedge_replication::client=off,pingora_core=error,\
+                          pingora_proxy=error,pingora_proxy::proxy_custom=off,pingora_cache=off,\
+                          pingora_core::connectors=off";
+
 /// A self-hosted edge: proxy, cache and application handlers from one configuration file.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
@@ -35,14 +40,9 @@ struct Arguments {
     /// How the process logs, on standard error.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "SELVEDGE_LOG_FORMAT")]
     log_format: LogFormat,
-    /// What it logs, such as `info` or `selvedge_proxy=debug`.
-    #[arg(
-        long,
-        global = true,
-        default_value = LOG,
-        env = "SELVEDGE_LOG"
-    )]
-    log: String,
+    /// What it logs, such as `warn` or `selvedge_proxy=debug`; otherwise what an operator wants to know.
+    #[arg(long, global = true, env = "SELVEDGE_LOG")]
+    log: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -175,7 +175,12 @@ fn explain(error: &dyn std::error::Error) -> String {
 }
 
 fn start_log(arguments: &Arguments) {
-    let filter = EnvFilter::try_new(&arguments.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let usual = match arguments.command {
+        Command::Platform(platform::Command::Dev(_)) => LOG_OF_DEV,
+        _ => LOG,
+    };
+    let filter =
+        EnvFilter::try_new(arguments.log.as_deref().unwrap_or(usual)).unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(BoxMakeWriter::new(std::io::stderr));

@@ -48,6 +48,12 @@ impl Failure {
         }
     }
 
+    pub(crate) fn message(&self) -> &str {
+        match self {
+            Failure::Usage(message) | Failure::Failed { message, .. } => message,
+        }
+    }
+
     pub(crate) fn show(&self, as_json: bool) {
         let (message, help) = match self {
             Failure::Usage(message) => (message, None),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::explain;
 
@@ -16,6 +17,18 @@ pub(crate) fn block_on(serving: impl Future<Output = Result<(), String>>) -> Res
         .enable_all()
         .build();
     runtime.map_err(|error| explain(&error))?.block_on(serving)
+}
+
+/// Returns a future that is there when SIGTERM or Ctrl-C comes, from now on.
+pub(crate) fn told_to_end() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 /// Writes where it serves to the file of `--ready-file`: whole, or not at all.

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod control;
+pub mod developer;
 pub mod edge;
 pub mod executable;
 pub mod network;
@@ -29,6 +30,7 @@ pub mod postgres;
 
 pub use agent::Agent;
 pub use control::Control;
+pub use developer::Developer;
 pub use edge::Edge;
 pub use network::Network;
 pub use nginx::Nginx;

@@ -37,8 +37,7 @@ pub(super) async fn run(client: &Client, cluster: Cluster) -> Result<Answer, Fai
     match cluster.command {
         Command::List => list(client).await,
         Command::Invite { pop, holds } => {
-            let body = json!({ "pop": pop, "seconds": holds.map(|holds| holds.as_secs()) });
-            let made = client.post("/v1/pops/invite", &body).await?;
+            let made = invite(client, pop.as_deref(), holds).await?;
             let until = moment(made["expires_ms"].as_i64().unwrap_or_default());
             eprintln!("the join token, shown this once and valid until {until}:");
             Ok(Answer::new(made["token"].as_str().unwrap_or_default().to_owned(), made))
@@ -48,6 +47,12 @@ pub(super) async fn run(client: &Client, cluster: Cluster) -> Result<Answer, Fai
             Ok(Answer::new(format!("{pop} is removed"), json!({ "pop": pop })))
         }
     }
+}
+
+/// A token with which a PoP joins, in `token`.
+pub(super) async fn invite(client: &Client, pop: Option<&str>, holds: Option<Duration>) -> Result<Value, Failure> {
+    let body = json!({ "pop": pop, "seconds": holds.map(|holds| holds.as_secs()) });
+    Ok(client.post("/v1/pops/invite", &body).await?)
 }
 
 /// The PoPs, with whether each was heard lately.

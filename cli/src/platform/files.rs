@@ -18,6 +18,9 @@ const PATH_BYTES: usize = 512;
 /// A component with an embedded engine is some tens of megabytes; control's own limit is 256 MiB unless it says otherwise.
 const FILE_BYTES: u64 = 1024 * 1024 * 1024;
 
+/// What `selvedge dev` keeps in a project: a developer's secrets, databases and caches, which are never deployed.
+pub(super) const STATE: &str = ".selvedge";
+
 /// A file to be deployed.
 #[derive(Debug, Clone)]
 pub(super) struct Deployed {
@@ -29,8 +32,8 @@ pub(super) struct Deployed {
     pub(super) digest: String,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
     File,
     Folder,
 }
@@ -64,7 +67,7 @@ pub(super) fn collect(found: &Found) -> Result<Vec<Deployed>, Failure> {
 }
 
 /// Everything that is read from a file: where it is named, its path and what it is.
-fn named(document: &Document) -> Vec<(String, &Path, Kind)> {
+pub(super) fn named(document: &Document) -> Vec<(String, &Path, Kind)> {
     let config = &document.config;
     let mut named = Vec::new();
     for (name, handler) in &config.handlers {
@@ -157,6 +160,9 @@ impl Collector<'_> {
         let failed = |error: std::io::Error| (format!("{}: {error}", folder.display()), None);
         for entry in std::fs::read_dir(folder).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
+            if path == self.folder.join(STATE) {
+                continue;
+            }
             let shown = path.strip_prefix(self.folder).unwrap_or(&path).display().to_string();
             let real = path
                 .canonicalize()

@@ -35,7 +35,7 @@ const RUST: Files = &[
     ("selvedge.yaml", include_str!("templates/rust/selvedge.yaml")),
     ("Cargo.toml", include_str!("templates/rust/Cargo.toml.template")),
     ("src/lib.rs", include_str!("templates/rust/lib.rs.template")),
-    (".gitignore", "target/\n"),
+    (".gitignore", "target/\n.selvedge/\n.env\n"),
     ("README.md", include_str!("templates/rust/README.md")),
 ];
 const JS: Files = &[
@@ -43,13 +43,14 @@ const JS: Files = &[
     ("package.json", include_str!("templates/js/package.json")),
     ("build.mjs", include_str!("templates/js/build.mjs")),
     ("src/index.js", include_str!("templates/js/index.js")),
-    (".gitignore", "node_modules/\ndist/\nwit/\n"),
+    (".gitignore", "node_modules/\ndist/\nwit/\n.selvedge/\n.env\n"),
     ("README.md", include_str!("templates/js/README.md")),
 ];
 const STATIC: Files = &[
     ("selvedge.yaml", include_str!("templates/static/selvedge.yaml")),
     ("public/index.html", include_str!("templates/static/index.html")),
     ("public/style.css", include_str!("templates/static/style.css")),
+    (".gitignore", ".selvedge/\n.env\n"),
     ("README.md", include_str!("templates/static/README.md")),
 ];
 

@@ -16,7 +16,11 @@ mod login;
 
 mod init;
 
+mod edge_file;
+
 mod build;
+
+mod dev;
 
 mod deploy;
 
@@ -91,6 +95,8 @@ pub(crate) enum Command {
     Logout(With<login::Logout>),
     /// Write a small project to start from.
     Init(With<init::Init>),
+    /// Serve the project on this machine, and again when it changes.
+    Dev(With<dev::Dev>),
     /// Run the project's build command, and check the result as a PoP would.
     Build(With<build::Build>),
     /// Build, upload, prepare on every PoP, and let it serve.
@@ -138,6 +144,7 @@ pub(crate) fn run<Arguments: CommandFactory>(command: Command) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Command::Init(With { command, reach }) => (init::run(command), reach.json),
+        Command::Dev(With { command, reach }) => return outcome::end(dev::run(&reach, command), reach.json),
         Command::Build(With { reach, .. }) => (build::run(&reach), reach.json),
         Command::Import(With { command, reach }) => (import::run(&command), reach.json),
         Command::Logout(With { reach, .. }) => (login::logout(&reach), reach.json),

@@ -26,6 +26,12 @@ pub(super) fn find(reach: &Reach) -> Result<Found, Failure> {
     Ok(Found { folder, project })
 }
 
+/// The folder of the project, whether it can be read or not; absolute.
+pub(super) fn folder(reach: &Reach) -> Result<PathBuf, Failure> {
+    let file = file(reach)?;
+    Ok(file.parent().unwrap_or(Path::new("/")).to_owned())
+}
+
 /// The app a command is about: `--app`, or the project's.
 pub(super) fn app(reach: &Reach) -> Result<String, Failure> {
     match &reach.app {
