@@ -1,6 +1,7 @@
 //! `selvedge build`: runs the project's command, then builds what it describes as a PoP would, and serves nothing.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
 use clap::Args;
@@ -9,7 +10,7 @@ use selvedge_schema::Colour;
 use serde_json::{Value, json};
 
 use super::Reach;
-use super::edge_file::EdgeFile;
+use super::edge_file::{EdgeFile, literal};
 use super::files::{self, Deployed};
 use super::project::{self, Found};
 use crate::explain;
@@ -94,7 +95,13 @@ pub(super) fn judge(command: &str, status: ExitStatus) -> Result<(), Failure> {
 fn check(found: &Found) -> Result<(), Failure> {
     let scratch = tempfile::tempdir().map_err(|error| Failure::new("folder", error.to_string()))?;
     let file = scratch.path().join("edge.yaml");
-    let edge = EdgeFile::of(found, &CHECKED, &BTreeMap::new());
+    let secrets = place_secrets(found, scratch.path()).map_err(|error| Failure::new("folder", error.to_string()))?;
+    let head = CHECKED
+        .map(str::to_owned)
+        .into_iter()
+        .chain([secrets])
+        .collect::<Vec<_>>();
+    let edge = EdgeFile::of(found, &head, &BTreeMap::new());
     std::fs::write(&file, edge.text()).map_err(|error| Failure::file(&file, &error))?;
     // It has threads and runtimes of its own, which cannot end inside another.
     let checked = std::thread::scope(|scope| {
@@ -107,4 +114,24 @@ fn check(found: &Found) -> Result<(), Failure> {
         Err(OpenError::Invalid(text)) => Err(edge.explain(found, &file.display().to_string(), &text)),
         Err(error) => Err(Failure::new("check", explain(&error).trim_start_matches("error: "))),
     }
+}
+
+/// Something for every secret that a handler reads: what it is stays with control. Returns the line that says where.
+fn place_secrets(found: &Found, scratch: &Path) -> std::io::Result<String> {
+    let folder = scratch.join("secrets");
+    std::fs::create_dir(&folder)?;
+    for name in found
+        .project
+        .document
+        .config
+        .handlers
+        .values()
+        .flat_map(|handler| &handler.secrets)
+    {
+        std::fs::write(folder.join(name), "not the secret")?;
+    }
+    Ok(format!(
+        "secrets_dir: {}",
+        json!(literal(&folder.display().to_string()))
+    ))
 }
