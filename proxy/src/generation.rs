@@ -15,6 +15,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use selvedge_filters::{BuildContext, Filter};
 use selvedge_replication::bookmark::Writes;
+pub(crate) use selvedge_replication::chain;
 use selvedge_replication::client::{AgentClient, Level, Thresholds};
 use selvedge_replication::postgres::{Postgres, PostgresSettings};
 use selvedge_replication::{Database, DatabaseSettings};
@@ -603,16 +604,4 @@ impl Builder<'_> {
             }
         }
     }
-}
-
-/// An error and its causes on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }

@@ -4,13 +4,14 @@
 
 use std::{fs, path::Path, sync::Arc};
 
+use selvedge_replication::chain;
 use selvedge_runtime::{Runtime, RuntimeSettings};
 use selvedge_schema::{Colour, Config, Diagnostics, Document};
 
 use crate::{
     access_log::AccessLogger,
     edge::{Edge, EdgeParts, OpenError},
-    generation::{Generation, Purpose, chain},
+    generation::{Generation, Purpose},
     metrics::Metrics,
     pop,
     response_cache::ResponseCache,

@@ -22,6 +22,7 @@ use pingora_core::{
     server::{Fds, configuration::ServerConf},
     services::Service as _,
 };
+use selvedge_replication::chain;
 use selvedge_schema::{Document, Listener};
 use serde_json::json;
 use thiserror::Error;
@@ -35,7 +36,6 @@ use crate::{
     admin::{self, Operator},
     backlog::Backlog,
     edge::{Edge, OpenError},
-    generation::chain,
 };
 
 /// How often a drain looks whether the last connection is done.

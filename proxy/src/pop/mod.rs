@@ -20,14 +20,14 @@ use std::time::{Duration, Instant};
 
 use selvedge_replication::bookmark::Session;
 use selvedge_replication::client::AgentClient;
-use selvedge_replication::{Database, DatabaseSettings};
+use selvedge_replication::{Database, DatabaseSettings, chain};
 use selvedge_schema::{ControlLink, FilterSchema};
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::edge::Edge;
-use crate::generation::{Deployment, Generation, chain};
+use crate::generation::{Deployment, Generation};
 use files::{Files, FilesError};
 use link::{Link, LinkError, Load, Report, Said};
 use prepare::{Inputs, Preparation};

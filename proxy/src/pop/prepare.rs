@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use selvedge_replication::Database;
 use selvedge_replication::bookmark::Session;
+use selvedge_replication::{Database, chain};
 use selvedge_runtime::{Runtime, request_body};
 use selvedge_schema::{Diagnostics, FilterSchema, check_manifest, read_manifest};
 use serde_json::Value;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::files::Files;
 use super::link::Link;
 use super::wanted::{self, Content, File, WantedError};
-use crate::generation::{Deployment, Generation, HandlerSlot, Purpose, chain};
+use crate::generation::{Deployment, Generation, HandlerSlot, Purpose};
 
 /// Mistakes that a failed deployment names.
 const NAMED: usize = 5;
