@@ -50,13 +50,15 @@ struct Judgement {
     refusal: Option<Refusal>,
 }
 
-/// Read the schema; the argument names a table or an index.
+/// Read, whatever their argument: it names a table or an index. `quick_check` of a table is what ALTER TABLE … ADD COLUMN
+/// runs itself, for a STRICT table and for constraints.
 const PRAGMAS_ABOUT_SCHEMA: &[&str] = &[
     "foreign_key_check",
     "foreign_key_list",
     "index_info",
     "index_list",
     "index_xinfo",
+    "quick_check",
     "table_info",
     "table_list",
     "table_xinfo",
@@ -75,7 +77,6 @@ const PRAGMAS_TO_READ: &[&str] = &[
     "integrity_check",
     "page_count",
     "page_size",
-    "quick_check",
     "schema_version",
     "user_version",
 ];

@@ -90,6 +90,19 @@ const TABLE: &[(&str, &str)] = &[
     ("PRAGMA foreign_key_list(book)", "ok"),
     ("PRAGMA index_list(author)", "ok"),
     ("PRAGMA user_version", "ok"),
+    ("PRAGMA quick_check", "ok"),
+    // SQLite checks the rows there are with a pragma of its own.
+    ("CREATE TABLE strict (id INTEGER PRIMARY KEY, a TEXT) STRICT", "ok"),
+    ("INSERT INTO strict (a) VALUES ('x')", "ok"),
+    ("ALTER TABLE strict ADD COLUMN b INTEGER NOT NULL DEFAULT 7", "ok"),
+    ("ALTER TABLE strict ADD COLUMN c TEXT", "ok"),
+    ("ALTER TABLE strict ADD COLUMN d INTEGER CHECK (d > 5) DEFAULT 6", "ok"),
+    ("ALTER TABLE strict ADD COLUMN e INTEGER AS (b + 1) NOT NULL", "ok"),
+    (
+        "ALTER TABLE strict ADD COLUMN f INTEGER CHECK (f > 5) DEFAULT 4",
+        "constraint",
+    ),
+    ("ALTER TABLE strict ADD COLUMN g INTEGER DEFAULT 'x'", "constraint"),
     ("SELECT name FROM pragma_table_info('book')", "ok"),
     // Ordinary mistakes.
     ("", "sql"),
