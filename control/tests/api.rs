@@ -87,6 +87,18 @@ async fn keys_reach_what_they_are_for() {
     site.ask_as(&developer, Method::GET, "/v1/audit", None)
         .await
         .refused(403, "forbidden");
+    // Flags and settings are for all apps: a key of one reads them, and changes none.
+    site.put("/v1/flags/new", json!({})).await.expect(200);
+    for path in ["/v1/flags", "/v1/flags/new", "/v1/flags/new/history", "/v1/settings"] {
+        site.ask_as(&developer, Method::GET, path, None).await.expect(200);
+    }
+    for path in ["/ofrep/v1/evaluate/flags", "/ofrep/v1/evaluate/flags/new"] {
+        let evaluate = Some(json!({}));
+        site.ask_as(&developer, Method::POST, path, evaluate).await.expect(200);
+    }
+    site.ask_as(&developer, Method::PUT, "/v1/flags/new", Some(json!({})))
+        .await
+        .refused(403, "forbidden");
     let admin = site.make_key(json!({ "name": "a", "role": "admin" })).await;
     let owner = Some(json!({ "name": "o", "role": "owner" }));
     site.ask_as(&admin, Method::POST, "/v1/keys", owner)
@@ -478,6 +490,92 @@ async fn flags_have_versions_and_are_evaluated() {
     site.post("/v1/purge", json!({ "url": "products" }))
         .await
         .refused(422, "invalid");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_changed_meanwhile_is_not_changed() {
+    let site = Site::start().await;
+    let ids = site.deployed("shop", 2).await;
+    let ask = async |method: Method, path: &str, condition: (&str, &str), body: Value| {
+        let request = site.request(method, path).bearer_auth(&site.key);
+        answer(request.header(condition.0, condition.1).json(&body)).await
+    };
+    for (path, first, second) in [
+        ("/v1/apps/shop/env/A", json!({ "value": "1" }), json!({ "value": "2" })),
+        (
+            "/v1/apps/shop/secrets/A",
+            json!({ "value": "1" }),
+            json!({ "value": "2" }),
+        ),
+        ("/v1/apps/shop/domains/shop.example.com", json!({}), json!({})),
+    ] {
+        let new = ("if-none-match", "*");
+        ask(Method::PUT, path, ("if-match", "*"), first.clone())
+            .await
+            .refused(404, "not_found");
+        let made = ask(Method::PUT, path, new, first.clone()).await;
+        let tag = made.headers["etag"].to_str().unwrap().to_owned();
+        made.expect(200);
+        ask(Method::PUT, path, new, first.clone()).await.refused(409, "exists");
+        let changed = ask(Method::PUT, path, ("if-match", &tag), second.clone()).await;
+        let newer = changed.headers["etag"].to_str().unwrap().to_owned();
+        changed.expect(200);
+        ask(Method::PUT, path, ("if-match", &tag), first)
+            .await
+            .refused(412, "changed");
+        ask(Method::DELETE, path, ("if-match", &tag), Value::Null)
+            .await
+            .refused(412, "changed");
+        ask(Method::DELETE, path, ("if-match", &newer), Value::Null)
+            .await
+            .expect(200);
+        // Made anew it is not what it was.
+        ask(Method::PUT, path, new, second).await.expect(200);
+        ask(Method::DELETE, path, ("if-match", &newer), Value::Null)
+            .await
+            .refused(412, "changed");
+    }
+    let variable = site.get("/v1/apps/shop/env/A").await;
+    let tag = variable.headers["etag"].to_str().unwrap().to_owned();
+    assert_eq!(tag, format!("\"{}\"", variable.json()["revision"]));
+    let app = async || {
+        let app = site.get("/v1/apps/shop").await;
+        app.headers["etag"].to_str().unwrap().to_owned()
+    };
+    let before = app().await;
+    let activate = |id: &str| format!("/v1/deployments/{id}/activate");
+    let condition = ("if-match", before.as_str());
+    ask(Method::POST, &activate(&ids[0]), condition, json!({}))
+        .await
+        .expect(200);
+    for (path, body) in [
+        (activate(&ids[1]), json!({})),
+        (activate(&ids[1]), json!({ "percent": 5 })),
+        ("/v1/apps/shop/rollback".to_owned(), json!({ "to": 1 })),
+    ] {
+        ask(Method::POST, &path, condition, body).await.refused(412, "changed");
+    }
+    ask(Method::DELETE, "/v1/apps/shop", condition, Value::Null)
+        .await
+        .refused(412, "changed");
+    let mut tags = vec![app().await];
+    for (path, body) in [
+        (activate(&ids[1]), json!({ "percent": 5 })),
+        ("/v1/apps/shop/rollback".to_owned(), json!({})),
+        (activate(&ids[1]), json!({})),
+        ("/v1/apps/shop/rollback".to_owned(), json!({})),
+    ] {
+        let condition = ("if-match", tags.last().unwrap().as_str());
+        ask(Method::POST, &path, condition, body).await.expect(200);
+        let tag = app().await;
+        assert!(!tags.contains(&tag), "{path} {tag}");
+        tags.push(tag);
+    }
+    let condition = ("if-match", tags.last().unwrap().as_str());
+    ask(Method::DELETE, "/v1/apps/shop", condition, Value::Null)
+        .await
+        .expect(200);
     site.stop().await;
 }
 

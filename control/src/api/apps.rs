@@ -5,12 +5,14 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use selvedge_replication::chain;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::body::{Asked, Named, Received};
 use super::deployments::ShownDeployment;
+use super::etag::{IfMatch, etag};
 use super::names::check_app;
 use super::page::{Page, Paging};
 use super::problem::{Kind, Problem};
@@ -18,6 +20,8 @@ use super::{Control, Revised};
 use crate::auth::access::Action;
 use crate::auth::caller::Caller;
 use crate::store::apps::App;
+use crate::store::change::{Expected, Refused};
+use crate::store::deployments::Why;
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -87,27 +91,31 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(ShownApp::of(&control, app))))
 }
 
-/// One app.
+/// One app; its revision is its ETag.
 #[utoipa::path(get, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path)), responses((status = 200, body = ShownApp)))]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     caller: Caller,
     Named(app): Named<String>,
-) -> Result<Json<ShownApp>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(Action::Read, Some(&app))?;
     let app = find(&control, &app).await?;
-    Ok(Json(ShownApp::of(&control, app)))
+    Ok((etag(app.revision), Json(ShownApp::of(&control, app))).into_response())
 }
 
 /// Deletes the app with its deployments, domains, environment and secrets; PoPs stop serving it.
-#[utoipa::path(delete, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path)), responses((status = 200, body = Revised)))]
+#[utoipa::path(
+    delete, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path), ("if-match" = Option<String>, Header)),
+    responses((status = 200, body = Revised))
+)]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     caller: Caller,
     Named(app): Named<String>,
+    IfMatch(expected): IfMatch,
 ) -> Result<Json<Revised>, Problem> {
     caller.may(Action::Apps, Some(&app))?;
-    let revision = control.store.delete_app(&caller.id, &app).await?;
+    let revision = control.store.delete_app(&caller.id, &app, expected).await?;
     if let Err(error) = control.store.forget_secrets_of_gone_apps().await {
         tracing::warn!(
             error = chain(&error),
@@ -118,24 +126,32 @@ pub(super) async fn delete(
     Ok(Json(Revised { revision }))
 }
 
-/// Goes back, by one change.
+/// Goes back, by one change. With `If-Match`, only if the app is still what was read.
 #[utoipa::path(
-    post, path = "/v1/apps/{app}/rollback", tag = "deployments", params(("app" = String, Path)),
+    post, path = "/v1/apps/{app}/rollback", tag = "deployments",
+    params(("app" = String, Path), ("if-match" = Option<String>, Header)),
     request_body = Rollback, responses((status = 200, body = RolledBack))
 )]
 pub(super) async fn rollback(
     State(control): State<Arc<Control>>,
     caller: Caller,
     Named(app): Named<String>,
+    IfMatch(expected): IfMatch,
     Received(asked): Received<Rollback>,
 ) -> Result<Json<RolledBack>, Problem> {
     caller.may(Action::Deploy, Some(&app))?;
     let app = find(&control, &app).await?;
+    if matches!(expected, Expected::Version(version) if version != app.revision) || expected == Expected::Nothing {
+        let (what, name) = ("app", app.name);
+        return Err(Refused::Changed { what, name }.into());
+    }
+    // What goes back where was decided by what was read here.
+    let expected = Expected::Version(app.revision);
     let store = &control.store;
     let ending = app.rollout.as_ref().filter(|_| asked.to.is_none());
     let (revision, serving) = match (ending, asked.to) {
         (Some(rollout), _) => (
-            store.end_rollout(&caller.id, &app.name, rollout).await?,
+            store.end_rollout(&caller.id, &app.name, rollout, expected).await?,
             app.active.clone(),
         ),
         (None, to) => {
@@ -149,7 +165,8 @@ pub(super) async fn rollback(
             };
             let named = to.map_or("before".to_owned(), |version| version.to_string());
             let target = target.ok_or_else(|| Problem::not_found("version", &named))?;
-            (store.activate(&caller.id, &target, Some(&app)).await?, Some(target.id))
+            let revision = store.activate(&caller.id, &target, Why::RolledBack, expected).await?;
+            (revision, Some(target.id))
         }
     };
     let deployment = match &serving {

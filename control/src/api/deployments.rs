@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use super::Control;
 use super::apps::find as find_app;
 use super::body::{Asked, Named, Received};
+use super::etag::IfMatch;
 use super::page::{Page, Paging};
 use super::problem::{Kind, Problem};
 use crate::artifacts::Digest;
@@ -21,7 +22,7 @@ use crate::auth::access::Action;
 use crate::auth::caller::Caller;
 use crate::deployment::{Event, State as Stage, judge};
 use crate::store::databases::{DatabaseState, Migrated, NeededDatabase};
-use crate::store::deployments::{DeployedBlob, Deployment};
+use crate::store::deployments::{DeployedBlob, Deployment, Why};
 use crate::store::now_ms;
 use crate::store::pops::PopSaid;
 
@@ -215,15 +216,17 @@ pub(super) async fn show(
     whole(&control, deployment).await.map(Json)
 }
 
-/// Lets it serve: all clients, or a part of them.
+/// Lets it serve: all clients, or a part of them. With `If-Match`, only if the app is still what was read.
 #[utoipa::path(
-    post, path = "/v1/deployments/{id}/activate", tag = "deployments", params(("id" = String, Path)),
+    post, path = "/v1/deployments/{id}/activate", tag = "deployments",
+    params(("id" = String, Path), ("if-match" = Option<String>, Header)),
     request_body = Activate, responses((status = 200, body = Activated))
 )]
 pub(super) async fn activate(
     State(control): State<Arc<Control>>,
     caller: Caller,
     Named(id): Named<String>,
+    IfMatch(expected): IfMatch,
     Received(asked): Received<Activate>,
 ) -> Result<Json<Activated>, Problem> {
     let deployment = find(&control, &id).await?;
@@ -235,8 +238,16 @@ pub(super) async fn activate(
         return Err(not_yet(&control, &deployment).await?);
     }
     let revision = match asked.percent {
-        None | Some(100) => control.store.activate(&caller.id, &deployment, None).await?,
-        Some(percent @ 0..100) => control.store.roll_out(&caller.id, &deployment, percent).await?,
+        None | Some(100) => {
+            let store = &control.store;
+            store
+                .activate(&caller.id, &deployment, Why::Activated, expected)
+                .await?
+        }
+        Some(percent @ 0..100) => {
+            let store = &control.store;
+            store.roll_out(&caller.id, &deployment, percent, expected).await?
+        }
         Some(_) => return Err(Problem::new(Kind::Invalid, "`percent` is 0 to 100")),
     };
     let deployment = ShownDeployment::of(&control, find(&control, &id).await?);

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::apps::find as find_app;
 use super::body::{Asked, Named, Received};
+use super::etag::{IfMatch, etag};
 use super::names::check_variable;
 use super::page::{Page, Paging};
 use super::problem::{Kind, Problem};
@@ -43,7 +45,7 @@ pub(super) async fn list(
     Ok(Json(paging.page(env, |variable| variable.name.clone())))
 }
 
-/// One variable.
+/// One variable; its revision is its ETag.
 #[utoipa::path(
     get, path = "/v1/apps/{app}/env/{name}", tag = "env", params(("app" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = Variable))
@@ -52,23 +54,26 @@ pub(super) async fn show(
     State(control): State<Arc<Control>>,
     caller: Caller,
     Named((app, name)): Named<(String, String)>,
-) -> Result<Json<Variable>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(Action::Read, Some(&app))?;
     let variable = control.store.variable(&app, &name).await?;
-    variable.map(Json).ok_or_else(|| Problem::not_found("variable", &name))
+    let variable = variable.ok_or_else(|| Problem::not_found("variable", &name))?;
+    Ok((etag(variable.revision), Json(variable)).into_response())
 }
 
-/// Sets a variable; handlers see it from their next instance on.
+/// Sets a variable; handlers see it from their next instance on. With `If-Match`, only if it is still what was read; with `If-None-Match: *`, only if it is new.
 #[utoipa::path(
-    put, path = "/v1/apps/{app}/env/{name}", tag = "env", params(("app" = String, Path), ("name" = String, Path)),
+    put, path = "/v1/apps/{app}/env/{name}", tag = "env", 
+    params(("app" = String, Path), ("name" = String, Path), ("if-match" = Option<String>, Header), ("if-none-match" = Option<String>, Header)),
     request_body = SetVariable, responses((status = 200, body = Revised))
 )]
 pub(super) async fn set(
     State(control): State<Arc<Control>>,
     caller: Caller,
     Named((app, name)): Named<(String, String)>,
+    IfMatch(expected): IfMatch,
     Received(asked): Received<SetVariable>,
-) -> Result<Json<Revised>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(Action::Configure, Some(&app))?;
     check_variable(&name)?;
     if asked.value.len() > VALUE_BYTES || asked.value.contains('\0') {
@@ -79,22 +84,24 @@ pub(super) async fn set(
     }
     let revision = control
         .store
-        .set_variable(&caller.id, &app, &name, &asked.value)
+        .set_variable(&caller.id, &app, &name, &asked.value, expected)
         .await?;
-    Ok(Json(Revised { revision }))
+    Ok((etag(revision), Json(Revised { revision })).into_response())
 }
 
 /// Removes a variable.
 #[utoipa::path(
-    delete, path = "/v1/apps/{app}/env/{name}", tag = "env", params(("app" = String, Path), ("name" = String, Path)),
+    delete, path = "/v1/apps/{app}/env/{name}", tag = "env",
+    params(("app" = String, Path), ("name" = String, Path), ("if-match" = Option<String>, Header)),
     responses((status = 200, body = Revised))
 )]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     caller: Caller,
     Named((app, name)): Named<(String, String)>,
+    IfMatch(expected): IfMatch,
 ) -> Result<Json<Revised>, Problem> {
     caller.may(Action::Configure, Some(&app))?;
-    let revision = control.store.delete_variable(&caller.id, &app, &name).await?;
+    let revision = control.store.delete_variable(&caller.id, &app, &name, expected).await?;
     Ok(Json(Revised { revision }))
 }

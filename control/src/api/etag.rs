@@ -4,7 +4,7 @@ use axum::extract::FromRequestParts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
 
 use super::problem::{Kind, Problem};
-use crate::store::versions::Expected;
+use crate::store::change::Expected;
 
 /// What the sender of a change believes is there.
 pub(crate) struct IfMatch(pub(crate) Expected);

@@ -25,7 +25,7 @@ pub(super) async fn list(
     caller: Caller,
     Asked(paging): Asked<Paging>,
 ) -> Result<Json<Page<Versioned>>, Problem> {
-    caller.may(Action::Read, None)?;
+    caller.may_somewhere(Action::Read)?;
     versioned::list(&control, Kind::Flag, &paging).await
 }
 
@@ -36,7 +36,7 @@ pub(super) async fn show(
     caller: Caller,
     Named(name): Named<String>,
 ) -> Result<Response, Problem> {
-    caller.may(Action::Read, None)?;
+    caller.may_somewhere(Action::Read)?;
     versioned::show(&control, Kind::Flag, &name).await
 }
 
@@ -88,7 +88,7 @@ pub(super) async fn history(
     Named(name): Named<String>,
     Asked(paging): Asked<Paging>,
 ) -> Result<Json<Page<Version>>, Problem> {
-    caller.may(Action::Read, None)?;
+    caller.may_somewhere(Action::Read)?;
     versioned::history(&control, Kind::Flag, &name, &paging).await
 }
 

@@ -60,7 +60,7 @@ pub(super) async fn evaluate(
     Named(key): Named<String>,
     Received(asked): Received<Evaluate>,
 ) -> Result<Response, Problem> {
-    caller.may(Action::Read, None)?;
+    caller.may_somewhere(Action::Read)?;
     let Some(flag) = control.store.versioned(Kind::Flag, &key).await? else {
         let failure =
             json!({ "key": key, "errorCode": "FLAG_NOT_FOUND", "errorDetails": format!("there is no flag {key}") });
@@ -86,7 +86,7 @@ pub(super) async fn evaluate_all(
     headers: HeaderMap,
     Received(asked): Received<Evaluate>,
 ) -> Result<Response, Problem> {
-    caller.may(Action::Read, None)?;
+    caller.may_somewhere(Action::Read)?;
     let flags = control.store.all_versioned(Kind::Flag, "", FLAGS).await?;
     let flags = flags
         .into_iter()

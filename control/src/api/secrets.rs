@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::apps::find as find_app;
 use super::body::{Asked, Confidential, Named};
-use super::etag::etag;
+use super::etag::{IfMatch, etag};
 use super::names::check_variable;
 use super::page::{Page, Paging};
 use super::problem::{Kind, Problem};
@@ -66,15 +66,17 @@ pub(super) async fn list(
     Ok(Json(paging.page(secrets, |secret| secret.name.clone())))
 }
 
-/// Sets a secret. It is kept encrypted, and sealed for each PoP that has a key.
+/// Sets a secret. It is kept encrypted, and sealed for each PoP that has a key. With `If-Match`, only if it is still of the version that was listed; with `If-None-Match: *`, only if it is new.
 #[utoipa::path(
-    put, path = "/v1/apps/{app}/secrets/{name}", tag = "secrets", params(("app" = String, Path), ("name" = String, Path)),
+    put, path = "/v1/apps/{app}/secrets/{name}", tag = "secrets",
+    params(("app" = String, Path), ("name" = String, Path), ("if-match" = Option<String>, Header), ("if-none-match" = Option<String>, Header)),
     request_body = SetSecret, responses((status = 200, body = SecretSet))
 )]
 pub(super) async fn set(
     State(control): State<Arc<Control>>,
     caller: Caller,
     Named((app, name)): Named<(String, String)>,
+    IfMatch(expected): IfMatch,
     Confidential(asked): Confidential<SetSecret>,
 ) -> Result<Response, Problem> {
     caller.may(Action::Configure, Some(&app))?;
@@ -88,7 +90,10 @@ pub(super) async fn set(
     }
     find_app(&control, &app).await?;
     let encrypted = control.vault.load().encrypt(&app, &name, &asked.value);
-    control.store.set_secret(&caller.id, &app, &name, encrypted).await?;
+    control
+        .store
+        .set_secret(&caller.id, &app, &name, encrypted, expected)
+        .await?;
     let revision = sealing::bring_about(&control, &caller.id).await?;
     let secret = control.store.secret(&app, &name).await?;
     let secret = secret.ok_or_else(|| Problem::not_found("secret", &name))?;
@@ -98,15 +103,17 @@ pub(super) async fn set(
 /// Removes a secret, here and from every PoP.
 #[utoipa::path(
     delete, path = "/v1/apps/{app}/secrets/{name}", tag = "secrets",
-    params(("app" = String, Path), ("name" = String, Path)), responses((status = 200, body = Revised))
+    params(("app" = String, Path), ("name" = String, Path), ("if-match" = Option<String>, Header)),
+    responses((status = 200, body = Revised))
 )]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     caller: Caller,
     Named((app, name)): Named<(String, String)>,
+    IfMatch(expected): IfMatch,
 ) -> Result<Json<Revised>, Problem> {
     caller.may(Action::Configure, Some(&app))?;
-    control.store.delete_secret(&caller.id, &app, &name).await?;
+    control.store.delete_secret(&caller.id, &app, &name, expected).await?;
     let revision = sealing::bring_about(&control, &caller.id).await?;
     Ok(Json(Revised { revision }))
 }

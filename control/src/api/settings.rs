@@ -24,7 +24,7 @@ pub(super) async fn list(
     caller: Caller,
     Asked(paging): Asked<Paging>,
 ) -> Result<Json<Page<Versioned>>, Problem> {
-    caller.may(Action::Read, None)?;
+    caller.may_somewhere(Action::Read)?;
     versioned::list(&control, Kind::Setting, &paging).await
 }
 
@@ -35,7 +35,7 @@ pub(super) async fn show(
     caller: Caller,
     Named(name): Named<String>,
 ) -> Result<Response, Problem> {
-    caller.may(Action::Read, None)?;
+    caller.may_somewhere(Action::Read)?;
     versioned::show(&control, Kind::Setting, &name).await
 }
 
@@ -82,7 +82,7 @@ pub(super) async fn history(
     Named(name): Named<String>,
     Asked(paging): Asked<Paging>,
 ) -> Result<Json<Page<Version>>, Problem> {
-    caller.may(Action::Read, None)?;
+    caller.may_somewhere(Action::Read)?;
     versioned::history(&control, Kind::Setting, &name, &paging).await
 }
 

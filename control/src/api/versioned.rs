@@ -12,7 +12,8 @@ use super::page::{Page, Paging};
 use super::problem::{Kind as Refusal, Problem};
 use super::{Control, Revised};
 use crate::auth::caller::Caller;
-use crate::store::versions::{Expected, Kind, Version, Versioned};
+use crate::store::change::Expected;
+use crate::store::versions::{Kind, Version, Versioned};
 
 /// Every PoP holds all of them in memory.
 const VALUE_BYTES: usize = 256 * 1024;

@@ -36,6 +36,27 @@ pub(crate) enum ChangeError {
     Store(#[from] StoreError),
 }
 
+/// What whoever changes something believes to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expected {
+    Anything,
+    /// It does not exist.
+    Nothing,
+    Something,
+    Version(i64),
+}
+
+/// A row that a change may expect something of.
+pub(crate) struct Expecting<'a> {
+    pub(crate) what: &'static str,
+    pub(crate) name: &'a str,
+    /// As it stands after FROM: `env WHERE app = ?1 AND name = ?2`.
+    pub(crate) row: &'static str,
+    /// The column that has its version.
+    pub(crate) version: &'static str,
+    pub(crate) params: Vec<Value>,
+}
+
 pub(crate) struct Change {
     statements: Vec<Statement>,
     refusals: BTreeMap<usize, Refused>,
@@ -93,6 +114,44 @@ impl Change {
         self.run(EXPECTATION, Vec::new())
     }
 }
+
+impl Change {
+    /// Refuses the whole change unless the row is as expected.
+    pub(crate) fn expect(self, expected: Expected, of: Expecting<'_>) -> Change {
+        let Expecting {
+            what,
+            name,
+            row,
+            version,
+            mut params,
+        } = of;
+        let name = name.to_owned();
+        let (refused, condition) = match expected {
+            Expected::Anything => return self,
+            Expected::Nothing => (
+                Refused::Exists { what, name },
+                format!("NOT EXISTS (SELECT 1 FROM {row})"),
+            ),
+            Expected::Something => (
+                Refused::NotFound { what, name },
+                format!("EXISTS (SELECT 1 FROM {row})"),
+            ),
+            Expected::Version(number) => {
+                params.push(number.into());
+                let place = params.len();
+                (
+                    Refused::Changed { what, name },
+                    format!("EXISTS (SELECT 1 FROM {row} AND {version} = ?{place})"),
+                )
+            }
+        };
+        let sql = format!("UPDATE expectation SET met = 1 WHERE {condition}");
+        self.run_or(refused, sql, params)
+    }
+}
+
+/// The revision that the change itself will have.
+pub(super) const THIS_REVISION: &str = "(SELECT number + 1 FROM revision)";
 
 impl Store {
     pub(crate) async fn change(&self, one: &One, change: Change) -> Result<Changed, ChangeError> {

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::apps::{App, no_app};
-use super::change::{Change, ChangeError, Refused};
+use super::apps::{expecting_app, no_app};
+use super::change::{Change, ChangeError, Expected, Refused, THIS_REVISION};
 use super::keys::word;
 use super::{Store, StoreError, now_ms};
 use crate::deployment::{Event, State};
@@ -21,6 +21,22 @@ pub(crate) struct Deployment {
     pub(crate) state: State,
     /// Why it failed.
     pub(crate) message: Option<String>,
+}
+
+/// Why a deployment comes to serve all clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    Activated,
+    RolledBack,
+}
+
+impl Why {
+    fn action(self) -> &'static str {
+        match self {
+            Why::Activated => "deployment.activate",
+            Why::RolledBack => "deployment.rollback",
+        }
+    }
 }
 
 /// A file of a deployment.
@@ -143,33 +159,24 @@ impl Store {
         }
     }
 
-    /// All clients get this deployment. With `instead_of`, only if the app is as it was when that was decided.
+    /// All clients get this deployment.
     pub(crate) async fn activate(
         &self,
         actor: &str,
         deployment: &Deployment,
-        instead_of: Option<&App>,
+        why: Why,
+        expected: Expected,
     ) -> Result<i64, ChangeError> {
         let (app, id) = (deployment.app.as_str(), deployment.id.as_str());
-        let changed = Refused::Changed {
-            what: "app",
-            name: app.to_owned(),
-        };
-        let point = "UPDATE apps SET previous = CASE WHEN active IS ?2 THEN previous ELSE coalesce(active, previous) END, active = ?2
-            WHERE name = ?1 AND (?3 = 0 OR active IS ?4)";
-        let active = instead_of.and_then(|app| app.active.clone());
-        let params = vec![
-            app.into(),
-            id.into(),
-            i64::from(instead_of.is_some()).into(),
-            active.map_or(Value::Null, Value::Text),
-        ];
-        let action = match instead_of {
-            Some(_) => "deployment.rollback",
-            None => "deployment.activate",
-        };
-        let change = activating(Change::new(actor, action, id).detail(json!({ "app": app })), deployment)
-            .run_or(changed, point, params)
+        let point = format!(
+            "UPDATE apps SET previous = CASE WHEN active IS ?2 THEN previous ELSE coalesce(active, previous) END, active = ?2,
+               revision = {THIS_REVISION} WHERE name = ?1"
+        );
+        let change = Change::new(actor, why.action(), id)
+            .detail(json!({ "app": app }))
+            .expect(expected, expecting_app(app));
+        let change = activating(change, deployment)
+            .run_or(no_app(app), point, vec![app.into(), id.into()])
             .run("DELETE FROM rollouts WHERE app = ?1", vec![app.into()])
             .run(RETIRE, vec![app.into(), before(Event::Replaced)]);
         Ok(self.change(&self.config, change).await?.revision)
@@ -181,6 +188,7 @@ impl Store {
         actor: &str,
         deployment: &Deployment,
         percent: i64,
+        expected: Expected,
     ) -> Result<i64, ChangeError> {
         let (app, id) = (deployment.app.as_str(), deployment.id.as_str());
         let alone = Refused::Conflict(format!(
@@ -191,15 +199,24 @@ impl Store {
             ON CONFLICT (app) DO UPDATE SET deployment = excluded.deployment, percent = excluded.percent,
               started_ms = CASE WHEN deployment = excluded.deployment THEN started_ms ELSE excluded.started_ms END";
         let params = vec![app.into(), id.into(), percent.into(), now_ms().into()];
-        let change = Change::new(actor, "deployment.rollout", id).detail(json!({ "app": app, "percent": percent }));
+        let change = Change::new(actor, "deployment.rollout", id)
+            .detail(json!({ "app": app, "percent": percent }))
+            .expect(expected, expecting_app(app));
         let change = activating(change, deployment)
             .run_or(alone, sql, params)
+            .run(touch(), vec![app.into()])
             .run(RETIRE, vec![app.into(), before(Event::Replaced)]);
         Ok(self.change(&self.config, change).await?.revision)
     }
 
     /// All clients get the active deployment again.
-    pub(crate) async fn end_rollout(&self, actor: &str, app: &str, id: &str) -> Result<i64, ChangeError> {
+    pub(crate) async fn end_rollout(
+        &self,
+        actor: &str,
+        app: &str,
+        id: &str,
+        expected: Expected,
+    ) -> Result<i64, ChangeError> {
         let changed = Refused::Changed {
             what: "app",
             name: app.to_owned(),
@@ -207,10 +224,17 @@ impl Store {
         let sql = "DELETE FROM rollouts WHERE app = ?1 AND deployment = ?2";
         let change = Change::new(actor, "deployment.rollback", id)
             .detail(json!({ "app": app }))
+            .expect(expected, expecting_app(app))
             .run_or(changed, sql, vec![app.into(), id.into()])
+            .run(touch(), vec![app.into()])
             .run(RETIRE, vec![app.into(), before(Event::Replaced)]);
         Ok(self.change(&self.config, change).await?.revision)
     }
+}
+
+/// The app is another than it was.
+fn touch() -> String {
+    format!("UPDATE apps SET revision = {THIS_REVISION} WHERE name = ?1")
 }
 
 /// [`Event::Replaced`], for what an app neither serves nor rolls out any more.

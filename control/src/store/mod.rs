@@ -50,6 +50,10 @@ const CONFIG_MIGRATIONS: &[(&str, &str)] = &[
         "0004_databases.sql",
         include_str!("migrations/config/0004_databases.sql"),
     ),
+    (
+        "0005_revisions.sql",
+        include_str!("migrations/config/0005_revisions.sql"),
+    ),
 ];
 const CONTROL_MIGRATIONS: &[(&str, &str)] = &[
     CHANGES,

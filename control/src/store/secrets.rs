@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::change::{Change, ChangeError, Refused};
+use super::change::{Change, ChangeError, Expected, Expecting, Refused};
 use super::pops::SET_SEALING_KEY;
 use super::rows::bytes;
 use super::{Store, StoreError, now_ms};
@@ -112,6 +112,7 @@ impl Store {
         app: &str,
         name: &str,
         encrypted: Encrypted,
+        expected: Expected,
     ) -> Result<(), ChangeError> {
         let sql = "INSERT INTO secrets (app, name, version, updated_ms, key, encrypted)
             SELECT ?1, ?2, 1, ?3, ?4, ?5
@@ -131,11 +132,18 @@ impl Store {
         ));
         let change = Change::new(actor, "secret.set", name)
             .detail(json!({ "app": app }))
+            .expect(expected, expecting(app, name))
             .run_or(full, sql, params);
         self.change(&self.control, change).await.map(drop)
     }
 
-    pub(crate) async fn delete_secret(&self, actor: &str, app: &str, name: &str) -> Result<(), ChangeError> {
+    pub(crate) async fn delete_secret(
+        &self,
+        actor: &str,
+        app: &str,
+        name: &str,
+        expected: Expected,
+    ) -> Result<(), ChangeError> {
         let missing = Refused::NotFound {
             what: "secret",
             name: name.to_owned(),
@@ -144,6 +152,7 @@ impl Store {
             WHERE app = ?1 AND name = ?2 AND encrypted IS NOT NULL";
         let change = Change::new(actor, "secret.delete", name)
             .detail(json!({ "app": app }))
+            .expect(expected, expecting(app, name))
             .run_or(missing, sql, vec![app.into(), name.into(), now_ms().into()]);
         self.change(&self.control, change).await.map(drop)
     }
@@ -305,5 +314,15 @@ impl Store {
             .detail(json!({ "secrets": gone.len() }))
             .run(sql, vec![list.into()]);
         self.change(&self.control, change).await.map(drop)
+    }
+}
+
+fn expecting<'a>(app: &str, name: &'a str) -> Expecting<'a> {
+    Expecting {
+        what: "secret",
+        name,
+        row: "secrets WHERE app = ?1 AND name = ?2 AND encrypted IS NOT NULL",
+        version: "version",
+        params: vec![app.into(), name.into()],
     }
 }

@@ -2,12 +2,11 @@
 
 use std::fmt::Display;
 
-use selvedge_replication::Value;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::change::{Change, ChangeError, Refused};
+use super::change::{Change, ChangeError, Expected, Expecting, Refused};
 use super::rows::{json_text, json_text_or_null};
 use super::{Store, StoreError, now_ms};
 
@@ -15,16 +14,6 @@ use super::{Store, StoreError, now_ms};
 pub(crate) enum Kind {
     Flag,
     Setting,
-}
-
-/// What whoever changes something believes to be there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Expected {
-    Anything,
-    /// It does not exist.
-    Nothing,
-    Something,
-    Version(i64),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -81,25 +70,22 @@ impl Kind {
         }
     }
 
+    fn expecting(self, name: &str) -> Expecting<'_> {
+        Expecting {
+            what: self.word(),
+            name,
+            row: match self {
+                Kind::Flag => "flags WHERE name = ?1",
+                Kind::Setting => "settings WHERE name = ?1",
+            },
+            version: "version",
+            params: vec![name.into()],
+        }
+    }
+
     fn columns(self) -> impl Display {
         let (table, value) = self.table();
         format!("SELECT name, version, {value} AS value, updated_ms FROM {table}")
-    }
-}
-
-/// True of the row named ?1, given what is expected (?5: `null` for anything, 0 for nothing, -1 for something, or a version).
-const AS_EXPECTED: &str = "(?5 IS NULL OR CASE ?5 WHEN 0 THEN NOT EXISTS (SELECT 1 FROM TABLE_ WHERE name = ?1)
-    WHEN -1 THEN EXISTS (SELECT 1 FROM TABLE_ WHERE name = ?1)
-    ELSE EXISTS (SELECT 1 FROM TABLE_ WHERE name = ?1 AND version = ?5) END)";
-
-impl Expected {
-    fn value(self) -> Value {
-        match self {
-            Expected::Anything => Value::Null,
-            Expected::Nothing => Value::Integer(0),
-            Expected::Something => Value::Integer(-1),
-            Expected::Version(version) => Value::Integer(version.max(1)),
-        }
     }
 }
 
@@ -153,11 +139,9 @@ impl Store {
         expected: Expected,
     ) -> Result<i64, ChangeError> {
         let (table, column) = kind.table();
-        let as_expected = AS_EXPECTED.replace("TABLE_", table);
         let sql = format!(
             "INSERT INTO {table} (name, version, {column}, updated_ms)
-             SELECT ?1, 1 + coalesce((SELECT max(version) FROM versions WHERE kind = ?2 AND name = ?1), 0), ?3, ?4
-             WHERE {as_expected}
+             VALUES (?1, 1 + coalesce((SELECT max(version) FROM versions WHERE kind = ?2 AND name = ?1), 0), ?3, ?4)
              ON CONFLICT (name) DO UPDATE SET version = excluded.version, {column} = excluded.{column},
                updated_ms = excluded.updated_ms"
         );
@@ -166,7 +150,6 @@ impl Store {
             kind.word().into(),
             value.to_string().into(),
             now_ms().into(),
-            expected.value(),
         ];
         let keep = format!(
             "INSERT INTO versions (kind, name, version, value, at_ms, actor)
@@ -174,7 +157,8 @@ impl Store {
         );
         let change = Change::new(actor, kind.set_action(), name)
             .detail(json!({ "value": value }))
-            .run_or(refused(kind, name, expected), sql, params)
+            .expect(expected, kind.expecting(name))
+            .run(sql, params)
             .run(keep, vec![kind.word().into(), name.into(), actor.into()]);
         Ok(self.change(&self.config, change).await?.revision)
     }
@@ -187,37 +171,19 @@ impl Store {
         expected: Expected,
     ) -> Result<i64, ChangeError> {
         let (table, _) = kind.table();
-        let as_expected = AS_EXPECTED.replace("TABLE_", table);
         let keep = format!(
             "INSERT INTO versions (kind, name, version, value, at_ms, actor)
-             SELECT ?2, name, version + 1, NULL, ?4, ?3 FROM {table} WHERE name = ?1 AND {as_expected}"
+             SELECT ?2, name, version + 1, NULL, ?4, ?3 FROM {table} WHERE name = ?1"
         );
-        let params = vec![
-            name.into(),
-            kind.word().into(),
-            actor.into(),
-            now_ms().into(),
-            expected.value(),
-        ];
-        let refused = match expected {
-            Expected::Version(_) => refused(kind, name, expected),
-            _ => Refused::NotFound {
-                what: kind.word(),
-                name: name.to_owned(),
-            },
+        let params = vec![name.into(), kind.word().into(), actor.into(), now_ms().into()];
+        let missing = Refused::NotFound {
+            what: kind.word(),
+            name: name.to_owned(),
         };
         let change = Change::new(actor, kind.delete_action(), name)
-            .run_or(refused, keep, params)
+            .expect(expected, kind.expecting(name))
+            .run_or(missing, keep, params)
             .run(format!("DELETE FROM {table} WHERE name = ?1"), vec![name.into()]);
         Ok(self.change(&self.config, change).await?.revision)
-    }
-}
-
-fn refused(kind: Kind, name: &str, expected: Expected) -> Refused {
-    let (what, name) = (kind.word(), name.to_owned());
-    match expected {
-        Expected::Nothing => Refused::Exists { what, name },
-        Expected::Something => Refused::NotFound { what, name },
-        Expected::Anything | Expected::Version(_) => Refused::Changed { what, name },
     }
 }
