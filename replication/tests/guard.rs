@@ -100,9 +100,9 @@ const TABLE: &[(&str, &str)] = &[
     ("ALTER TABLE strict ADD COLUMN e INTEGER AS (b + 1) NOT NULL", "ok"),
     (
         "ALTER TABLE strict ADD COLUMN f INTEGER CHECK (f > 5) DEFAULT 4",
-        "constraint",
+        "sql",
     ),
-    ("ALTER TABLE strict ADD COLUMN g INTEGER DEFAULT 'x'", "constraint"),
+    ("ALTER TABLE strict ADD COLUMN g INTEGER DEFAULT 'x'", "sql"),
     ("SELECT name FROM pragma_table_info('book')", "ok"),
     // Ordinary mistakes.
     ("", "sql"),
