@@ -3,7 +3,7 @@
 //! In the order to read: `settings` says where everything is, `server` puts it together, `api` answers, `auth` judges who
 //! asks, and `store` holds all SQL. The rest decides without I/O: `deployment` is a deployment's life, `difference` how two of them differ, `fleet` who has which
 //! revision, `chain` the audit log's hashes. Blobs are in `artifacts`; `vault` keeps secrets, and `sealing` brings them to
-//! PoPs.
+//! PoPs. `webhooks` tells others what happened.
 //!
 //! Control has no database of its own. It is to its agent what the proxy is: it reads the replicated `_config` and
 //! `_control` from the agent's files, and writes through the agent. PoPs serve without it.
@@ -25,6 +25,8 @@ mod artifacts;
 mod vault;
 
 mod sealing;
+
+mod webhooks;
 
 mod deployment;
 

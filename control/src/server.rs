@@ -24,6 +24,7 @@ use crate::store::change::ChangeError;
 use crate::store::keys::NewKey;
 use crate::store::{Store, StoreError, now_ms};
 use crate::vault::{Vault, VaultError};
+use crate::webhooks;
 
 /// How long requests under way may take when control stops.
 const STOPPING: Duration = Duration::from_secs(5);
@@ -47,6 +48,8 @@ pub enum ControlError {
     Artifacts(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("preparing the keys of secrets")]
     Vault(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("preparing the client for webhooks")]
+    Client(#[source] reqwest::Error),
     #[error("{address} cannot be listened on")]
     Listen {
         address: SocketAddr,
@@ -86,6 +89,7 @@ pub async fn run(
     let address = listener.local_addr().map_err(failed)?;
     let tls = settings.tls.as_ref().map(acceptor).transpose()?;
     let vault = vault(&store, &settings.secrets_key).await?;
+    let client = webhooks::client(settings.allow_private_webhooks).map_err(ControlError::Client)?;
     let control = Arc::new(Control {
         vault: ArcSwap::from_pointee(vault),
         sealing: Mutex::default(),
@@ -95,6 +99,7 @@ pub async fn run(
         artifacts,
         keys: Keys::default(),
         sites: settings.sites.clone(),
+        allow_private_webhooks: settings.allow_private_webhooks,
         filters: settings.filters.clone(),
     });
     let first_key = first_key(&control.store).await;
@@ -104,6 +109,7 @@ pub async fn run(
     let collecting = tokio::spawn(collect_now_and_then(Arc::clone(&control)));
     let sealing = tokio::spawn(sealing::now_and_then(Arc::clone(&control)));
     let databases = tokio::spawn(databases::run(Arc::clone(&control)));
+    let telling = tokio::spawn(webhooks::run(Arc::clone(&control), client));
     let router = api::router(control);
     let graceful = async move {
         // The sender is held below: it cannot be gone.
@@ -136,6 +142,7 @@ pub async fn run(
     collecting.abort();
     sealing.abort();
     databases.abort();
+    telling.abort();
     Ok(())
 }
 
@@ -236,6 +243,7 @@ mod tests {
             fleet: Fleet::default(),
             keys: Keys::default(),
             sites: selvedge_schema::Sites::default(),
+            allow_private_webhooks: false,
             filters: Vec::new(),
             vault: ArcSwap::from_pointee(Vault::open_or_make(&folder.path().join("secrets.key")).unwrap()),
             sealing: Mutex::default(),

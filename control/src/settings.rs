@@ -23,6 +23,8 @@ pub struct ControlSettings {
     pub secrets_key: PathBuf,
     /// Where PoPs serve apps.
     pub sites: Sites,
+    /// Webhooks may be on this machine and in private networks, and without TLS.
+    pub allow_private_webhooks: bool,
     /// The filters that manifests may name.
     pub filters: Vec<FilterSchema>,
 }
@@ -42,6 +44,7 @@ impl ControlSettings {
             max_artifact_bytes: plane.max_artifact_bytes,
             secrets_key: plane.secrets_key.clone(),
             sites: plane.sites.clone(),
+            allow_private_webhooks: plane.allow_private_webhooks,
             filters,
         }
     }

@@ -71,6 +71,12 @@ impl Value {
     }
 }
 
+impl From<String> for Value {
+    fn from(text: String) -> Value {
+        Value(Zeroizing::new(text))
+    }
+}
+
 /// Without the value.
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -293,6 +293,8 @@ pub struct ControlPlane {
     pub secrets_key: PathBuf,
     /// Where PoPs serve apps.
     pub sites: Sites,
+    /// Webhooks may be on this machine and in private networks, and without TLS.
+    pub allow_private_webhooks: bool,
 }
 
 impl ControlPlane {

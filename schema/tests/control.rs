@@ -24,8 +24,13 @@ fn the_plane_and_the_way_to_it() {
     assert_eq!(plane.artifacts, Path::new("/etc/selvedge/data/artifacts"));
     assert_eq!(plane.max_artifact_bytes, ControlPlane::MAX_ARTIFACT_BYTES);
     assert_eq!(plane.sites.app("shop"), "http://shop.localhost/");
-    let plane = control("listen: 127.0.0.1:7200, sites: \"https://*.edge.example.com\"", AGENT);
+    assert!(!plane.allow_private_webhooks);
+    let plane = control(
+        "listen: 127.0.0.1:7200, sites: \"https://*.edge.example.com\", webhooks: { allow_private: true }",
+        AGENT,
+    );
     let plane = plane.unwrap().plane.unwrap();
+    assert!(plane.allow_private_webhooks);
     assert_eq!(plane.sites.preview("shop", 3), "https://shop-v3.edge.example.com/");
     let link = control("url: https://control.example.com, token: \"${TOKEN}\"", AGENT)
         .unwrap()

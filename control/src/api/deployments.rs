@@ -310,7 +310,7 @@ pub(crate) async fn reconsider(control: &Control, actor: &str, deployment: &Depl
     let message = of_database.or(message);
     let news = control
         .store
-        .judge_deployment(actor, &deployment.id, event, message.as_deref());
+        .judge_deployment(actor, deployment, event, message.as_deref());
     if news.await? {
         tracing::info!(
             deployment = deployment.id,

@@ -28,6 +28,7 @@ mod purge;
 mod secrets;
 mod settings;
 mod versioned;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -64,6 +65,8 @@ pub(crate) struct Control {
     pub(crate) databases: Notify,
     /// Where PoPs serve apps.
     pub(crate) sites: Sites,
+    /// Webhooks may be in private networks.
+    pub(crate) allow_private_webhooks: bool,
     /// What manifests may name as filters.
     pub(crate) filters: Vec<FilterSchema>,
 }
@@ -139,6 +142,9 @@ fn guarded() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(settings::rollback))
         .routes(routes!(ofrep::evaluate))
         .routes(routes!(ofrep::evaluate_all))
+        .routes(routes!(webhooks::list, webhooks::create))
+        .routes(routes!(webhooks::delete))
+        .routes(routes!(webhooks::deliveries))
         .routes(routes!(purge::purge))
         .routes(routes!(pops::list))
         .routes(routes!(pops::invite))

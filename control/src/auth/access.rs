@@ -33,6 +33,8 @@ pub(crate) enum Action {
     Keys,
     /// Read the audit log.
     Audit,
+    /// Make and remove webhooks, and see what they were told.
+    Webhooks,
     /// What only a PoP does: report, and fetch blobs.
     Report,
 }
@@ -43,7 +45,7 @@ impl Role {
         match self {
             Role::Viewer => &[Read],
             Role::Developer => &[Read, Deploy, Configure, Purge],
-            Role::Admin | Role::Owner => &[Read, Deploy, Configure, Purge, Apps, Pops, Keys, Audit],
+            Role::Admin | Role::Owner => &[Read, Deploy, Configure, Purge, Apps, Pops, Keys, Audit, Webhooks],
             Role::Pop => &[Report],
         }
     }

@@ -1,10 +1,12 @@
-//! The audit log in `_control`: entries are taken from where changes left them, in their order, and chained.
+//! The audit log in `_control`: entries are taken from where changes left them, in their order, and chained. What webhooks
+//! are told of them is written with them.
 
 use selvedge_replication::{Statement, Value};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::rows::json_text;
+use super::webhooks::deliveries;
 use super::{One, Store, StoreError};
 use crate::chain::{self, Entry, GENESIS};
 
@@ -122,11 +124,13 @@ impl Store {
                 detail: waiting.detail,
             };
             hash = chain::hash(&hash, &entry);
+            statements.extend(deliveries(&entry));
             statements.push(insert(entry, &hash));
         }
         if !statements.is_empty() {
             // Numbers are unique: were another control to add at the same time, one of the two fails and tries again.
             self.control.note(statements).await?;
+            self.told.notify_one();
         }
         one.note_sealed(last);
         Ok(true)

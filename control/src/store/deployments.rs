@@ -133,7 +133,7 @@ impl Store {
     pub(crate) async fn judge_deployment(
         &self,
         actor: &str,
-        id: &str,
+        deployment: &Deployment,
         event: Event,
         message: Option<&str>,
     ) -> Result<bool, ChangeError> {
@@ -144,14 +144,17 @@ impl Store {
         };
         let sql = "UPDATE deployments SET state = ?2, message = ?3 WHERE id = ?1 AND state IN (SELECT value FROM json_each(?4))";
         let params = vec![
-            id.into(),
+            deployment.id.clone().into(),
             word(&after).into(),
             message.map_or(Value::Null, Value::from),
             before(event),
         ];
-        let change = Change::new(actor, action, id)
-            .detail(json!({ "message": message }))
-            .run_or(Refused::Conflict(String::new()), sql, params);
+        let detail = json!({ "app": deployment.app, "version": deployment.version, "message": message });
+        let change = Change::new(actor, action, deployment.id.clone()).detail(detail).run_or(
+            Refused::Conflict(String::new()),
+            sql,
+            params,
+        );
         match self.change(&self.config, change).await {
             Ok(_) => Ok(true),
             Err(ChangeError::Refused(_)) => Ok(false),
@@ -173,7 +176,7 @@ impl Store {
                revision = {THIS_REVISION} WHERE name = ?1"
         );
         let change = Change::new(actor, why.action(), id)
-            .detail(json!({ "app": app }))
+            .detail(json!({ "app": app, "version": deployment.version }))
             .expect(expected, expecting_app(app));
         let change = activating(change, deployment)
             .run_or(no_app(app), point, vec![app.into(), id.into()])
@@ -200,7 +203,7 @@ impl Store {
               started_ms = CASE WHEN deployment = excluded.deployment THEN started_ms ELSE excluded.started_ms END";
         let params = vec![app.into(), id.into(), percent.into(), now_ms().into()];
         let change = Change::new(actor, "deployment.rollout", id)
-            .detail(json!({ "app": app, "percent": percent }))
+            .detail(json!({ "app": app, "version": deployment.version, "percent": percent }))
             .expect(expected, expecting_app(app));
         let change = activating(change, deployment)
             .run_or(alone, sql, params)

@@ -18,6 +18,7 @@ pub(crate) mod purges;
 mod rows;
 pub(crate) mod secrets;
 pub(crate) mod versions;
+pub(crate) mod webhooks;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use selvedge_replication::client::{AgentClient, Thresholds};
 use selvedge_replication::{Database, DatabaseSettings, Rows, SqlError, Statement, Value};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
 pub(crate) use change::Refused;
 
@@ -59,6 +60,10 @@ const CONTROL_MIGRATIONS: &[(&str, &str)] = &[
     CHANGES,
     ("0002_tables.sql", include_str!("migrations/control/0002_tables.sql")),
     ("0003_secrets.sql", include_str!("migrations/control/0003_secrets.sql")),
+    (
+        "0004_webhooks.sql",
+        include_str!("migrations/control/0004_webhooks.sql"),
+    ),
 ];
 
 /// Tries of a write whose outcome is not known, or that found no room; each has the same id, so it is done once.
@@ -105,6 +110,8 @@ pub(crate) struct Store {
     pub(crate) control: One,
     /// One entry is added to the audit log at a time.
     sealing: Mutex<()>,
+    /// Wakes who tells webhooks.
+    pub(crate) told: Notify,
 }
 
 /// One of the databases.
@@ -132,6 +139,7 @@ impl Store {
             control: One::of(CONTROL, &agent),
             agent,
             sealing: Mutex::default(),
+            told: Notify::new(),
         };
         for one in [&store.config, &store.control] {
             one.learn_revision().await?;

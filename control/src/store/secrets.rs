@@ -159,7 +159,7 @@ impl Store {
 
     /// The ids of all keys that a secret is encrypted with.
     pub(crate) async fn secret_keys(&self) -> Result<Vec<String>, StoreError> {
-        let sql = "SELECT DISTINCT key FROM secrets WHERE encrypted IS NOT NULL";
+        let sql = "SELECT key FROM secrets WHERE encrypted IS NOT NULL UNION SELECT key FROM webhooks";
         let keys: Vec<(String,)> = self.control.read(sql, Vec::new()).await?;
         Ok(keys.into_iter().map(|(key,)| key).collect())
     }
@@ -179,8 +179,9 @@ impl Store {
         actor: &str,
         vault: &Vault,
     ) -> Result<Result<usize, VaultError>, ChangeError> {
-        let sql = "SELECT app, name, version, key, encrypted FROM secrets
-            WHERE encrypted IS NOT NULL AND key <> ?1 ORDER BY app, name LIMIT ?2";
+        // The secrets of webhooks are no app's, and have one version.
+        let sql = "SELECT app, name, version, key, encrypted FROM secrets WHERE encrypted IS NOT NULL AND key <> ?1
+            UNION ALL SELECT '', id, 1, key, encrypted FROM webhooks WHERE key <> ?1 ORDER BY app, name LIMIT ?2";
         let rows: Vec<EncryptedRow> = self
             .control
             .read(sql, vec![vault.newest().into(), ROTATED.into()])
@@ -197,7 +198,10 @@ impl Store {
                 Err(error) => return Ok(Err(error)),
             };
             // One that is set meanwhile is under the newest key already.
-            let sql = "UPDATE secrets SET key = ?4, encrypted = ?5 WHERE app = ?1 AND name = ?2 AND version = ?3";
+            let sql = match row.app.as_str() {
+                "" => "UPDATE webhooks SET key = ?4, encrypted = ?5 WHERE ?1 = '' AND id = ?2 AND ?3 = 1",
+                _ => "UPDATE secrets SET key = ?4, encrypted = ?5 WHERE app = ?1 AND name = ?2 AND version = ?3",
+            };
             let params = vec![
                 row.app.clone().into(),
                 row.name.clone().into(),

@@ -21,6 +21,7 @@ pub(crate) struct Site {
     pub(crate) control: Option<Running>,
     /// The owner's.
     pub(crate) key: String,
+    allow_private_webhooks: bool,
 }
 
 pub(crate) struct Running {
@@ -84,14 +85,14 @@ pub(crate) fn settings(folder: &Path) -> ControlSettings {
         max_artifact_bytes: 1024 * 1024,
         secrets_key: folder.join("secrets.key"),
         sites: Sites::parse("http://*.localhost:8080").unwrap(),
+        allow_private_webhooks: false,
         filters: Vec::new(),
     }
 }
 
-pub(crate) async fn control(folder: &Path) -> (Running, Option<String>) {
+pub(crate) async fn control(settings: ControlSettings) -> (Running, Option<String>) {
     let (ready, started) = oneshot::channel();
     let (stop, stopped) = oneshot::channel::<()>();
-    let settings = settings(folder);
     let ended = tokio::spawn(async move {
         let ready = |started: Started| drop(ready.send(started));
         let stop = async move { drop(stopped.await) };
@@ -105,14 +106,23 @@ pub(crate) async fn control(folder: &Path) -> (Running, Option<String>) {
 
 impl Site {
     pub(crate) async fn start() -> Site {
+        Site::start_where(false).await
+    }
+
+    pub(crate) async fn start_where(allow_private_webhooks: bool) -> Site {
         let folder = tempfile::tempdir().unwrap();
         let agent = agent(folder.path()).await;
-        let (control, key) = control(folder.path()).await;
+        let settings = ControlSettings {
+            allow_private_webhooks,
+            ..settings(folder.path())
+        };
+        let (control, key) = control(settings).await;
         Site {
             folder,
             agent: Some(agent),
             control: Some(control),
             key: key.unwrap(),
+            allow_private_webhooks,
         }
     }
 
@@ -120,7 +130,11 @@ impl Site {
         let running = self.control.take().unwrap();
         running.stop.send(()).unwrap();
         running.ended.await.unwrap();
-        let (running, key) = control(self.folder.path()).await;
+        let settings = ControlSettings {
+            allow_private_webhooks: self.allow_private_webhooks,
+            ..settings(self.folder.path())
+        };
+        let (running, key) = control(settings).await;
         self.control = Some(running);
         key
     }

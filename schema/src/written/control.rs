@@ -33,6 +33,9 @@ pub(super) struct Control {
     /// of the PoPs.
     #[serde(default = "sites")]
     sites: Text<Sites>,
+    /// Whom control tells of what happens: `POST /v1/webhooks`.
+    #[serde(default)]
+    webhooks: Webhooks,
     /// Address of the control plane, such as `https://control.example.com:7200`.
     #[schemars(regex(pattern = r"^https?://[^/]+/?$"))]
     url: Option<String>,
@@ -46,6 +49,15 @@ pub(super) struct Control {
     #[serde(default = "domain")]
     #[schemars(length(min = 1))]
     domain: String,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Webhooks {
+    /// They may be on this machine and in private networks, also without TLS. Whoever may make a webhook then reaches what
+    /// control's machine reaches.
+    #[serde(default)]
+    allow_private: bool,
 }
 
 fn domain() -> String {
@@ -76,6 +88,7 @@ impl Control {
                     artifacts,
                     max_artifact_bytes: self.max_artifact.0.0,
                     sites: self.sites.0,
+                    allow_private_webhooks: self.webhooks.allow_private,
                 }
             }),
             link: self.url.map(|url| config::ControlLink {
