@@ -1,10 +1,10 @@
 //! The command line of developers against a real control: from a key to a deployment that serves, and what goes wrong.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use selvedge_tests::agent::Agent;
+use selvedge_tests::developer::{self, Done};
 use selvedge_tests::executable::{executable, repository};
 use selvedge_tests::process::Process;
 use selvedge_tests::wait::wait_for;
@@ -17,13 +17,6 @@ struct Platform {
     key: String,
     _agent: Agent,
     data: tempfile::TempDir,
-}
-
-/// What a command did.
-struct Done {
-    status: i32,
-    stdout: String,
-    stderr: String,
 }
 
 impl Platform {
@@ -77,7 +70,6 @@ impl Platform {
         self.run_with(folder, arguments, "").await
     }
 
-    /// Off the test's own runtime: a test may answer what the command waits for.
     async fn run_with(&self, folder: &Path, arguments: &[&str], input: &str) -> Done {
         let mut command = Command::new(executable());
         command.args(arguments).current_dir(folder);
@@ -85,26 +77,7 @@ impl Platform {
         for name in ["SELVEDGE_TOKEN", "SELVEDGE_CONTROL", "SELVEDGE_PROFILE", "SELVEDGE_CA"] {
             command.env_remove(name);
         }
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let input = input.to_owned();
-        let run = move || -> std::io::Result<Output> {
-            let mut child = command.spawn()?;
-            let mut pipe = child.stdin.take().expect("it is piped");
-            // A command that reads nothing may be gone.
-            let _ = pipe.write_all(input.as_bytes());
-            drop(pipe);
-            child.wait_with_output()
-        };
-        let ran = tokio::task::spawn_blocking(run).await.expect("it does not panic");
-        let output = ran.expect("it runs");
-        Done {
-            status: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        developer::run(command, input).await
     }
 
     /// What a command answers in JSON.

@@ -278,6 +278,10 @@ async fn dev_serves_a_project_and_again_when_it_changes() {
     assert_eq!(body(&url).await, "changed\n", "the last good one serves");
 
     // A handler with a secret, a value of the developer's, and a database.
+    developer.write("shop/probe.wasm", guest("probe-p2.wasm"));
+    developer.write("shop/selvedge.yaml", PROJECT);
+    dev.complains(&["the secret STRIPE_KEY is not set", "in .selvedge/secrets"])
+        .await;
     developer.write("shop/.selvedge/secrets/STRIPE_KEY", "sk_test_1");
     developer.write("shop/.env", "GREETING=from the developer\n");
     developer.write("shop/probe.wasm", guest("probe-p2.wasm"));
@@ -290,7 +294,7 @@ async fn dev_serves_a_project_and_again_when_it_changes() {
         body(&format!("{url}/env")).await.contains(greeting).then_some(())
     })
     .await;
-    let socket = developer.folder().join("shop/.selvedge/dev/data/agent/agent.sock");
+    let socket = developer.folder().join("shop/.selvedge/dev/agent.sock");
     let listed = developer
         .say("", &["db", "--agent", &socket.display().to_string(), "list"])
         .await;
@@ -327,6 +331,20 @@ async fn dev_serves_a_project_and_again_when_it_changes() {
     let generated = std::fs::metadata(shop.join(".selvedge/dev/edge.yaml")).expect("it is there");
     let mode = std::os::unix::fs::PermissionsExt::mode(&generated.permissions());
     assert_eq!(mode & 0o777, 0o600, "it has the developer's values");
+}
+
+/// The path of an agent's socket has an end.
+#[tokio::test]
+async fn dev_serves_a_project_that_lies_deep() {
+    let developer = Developer::default();
+    let deep = "a-folder-in-a-folder/".repeat(5) + "shop";
+    let init = ["init", "shop", "--template", "static", "--folder", &deep];
+    developer.say("", &init).await;
+    let mut dev = Dev::start(developer.command(&deep, &["dev", "--port", "0", "--json"]));
+    let url = dev.event("serving", 0).await["url"].as_str().expect("a URL").to_owned();
+    dev.event("rebuilt", 0).await;
+    assert!(body(&url).await.contains("Served at the edge."));
+    dev.end().await;
 }
 
 #[tokio::test]

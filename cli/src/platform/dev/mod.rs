@@ -16,6 +16,7 @@ mod children;
 
 mod pops;
 
+use std::cell::OnceCell;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,6 +36,8 @@ use rebuild::Rebuilding;
 
 /// Files of a developer's secrets, one a name, inside the project.
 const SECRETS: &str = ".selvedge/secrets";
+/// Of the path of a socket: `sockaddr_un` has 104 with the zero at its end, or 108.
+const SOCKET_BYTES: usize = 103;
 /// Threads of the agent: as `selvedge agent` has.
 const THREADS: usize = 2;
 
@@ -61,7 +64,8 @@ fn serve(reach: &Reach, folder: &Path, port: u16) -> Result<(), Failure> {
     is_free(port)?;
     let state = make_state(folder, "dev")?;
     let file = state.join("edge.yaml");
-    let head = head(folder, &state, port)?;
+    let sockets = Sockets::default();
+    let head = head(folder, &state, port, &sockets)?;
     write_private(&file, &(head.join("\n") + "\n" + NOTHING_YET))?;
     let document = selvedge_proxy::read_configuration(&file).map_err(|error| failed("dev", &error))?;
     let settings = agent::settings(&document.config)
@@ -113,14 +117,19 @@ const NOTHING_YET: &str = "routes: [{ match: {}, respond: { status: 503, body: \
                            \"The project is not built yet; see the terminal.\\n\" } }]\n";
 
 /// What the generated file has besides the project; none of it changes while it serves.
-fn head(folder: &Path, state: &Path, port: u16) -> Result<Vec<String>, Failure> {
+fn head(folder: &Path, state: &Path, port: u16, sockets: &Sockets) -> Result<Vec<String>, Failure> {
     let path = |path: PathBuf| literal(&path.display().to_string());
     let whole = json!({
         "listeners": [{ "address": format!("127.0.0.1:{port}") }],
         "admin": { "address": "127.0.0.1:0" },
         "data_dir": path(state.join("data")),
         "secrets_dir": path(folder.join(SECRETS)),
-        "agent": { "name": "dev", "listen": "127.0.0.1:0", "token": token(state)? },
+        "agent": {
+            "name": "dev",
+            "listen": "127.0.0.1:0",
+            "token": token(state)?,
+            "socket": path(sockets.of("dev", &state.join("agent.sock"))?),
+        },
         "access_log": { "file": path(state.join("access.log")) },
         "shutdown": { "grace": "2s" },
     });
@@ -156,6 +165,27 @@ fn make_state(folder: &Path, name: &str) -> Result<PathBuf, Failure> {
     std::fs::set_permissions(&all, owner_only).map_err(|error| Failure::file(&all, &error))?;
     write_private(&all.join(".gitignore"), "*\n")?;
     Ok(state)
+}
+
+/// Where agents' sockets are: beside what they keep, unless the system cannot take so long a path.
+#[derive(Default)]
+struct Sockets {
+    /// Goes with this value.
+    short: OnceCell<tempfile::TempDir>,
+}
+
+impl Sockets {
+    fn of(&self, agent: &str, path: &Path) -> Result<PathBuf, Failure> {
+        if path.as_os_str().len() <= SOCKET_BYTES {
+            return Ok(path.to_owned());
+        }
+        if self.short.get().is_none() {
+            let made = tempfile::tempdir().map_err(|error| Failure::file(&std::env::temp_dir(), &error))?;
+            let _ = self.short.set(made);
+        }
+        let folder = self.short.get().map_or(Path::new("/tmp"), |folder| folder.path());
+        Ok(folder.join(format!("{agent}.sock")))
+    }
 }
 
 /// Whole, or not at all; readable for its owner only.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::children::Children;
-use super::{failed, is_free, lines, literal, make_state, say, token, write_private};
+use super::{Sockets, failed, is_free, lines, literal, make_state, say, token, write_private};
 use crate::outcome::Failure;
 use crate::platform::client::Client;
 use crate::platform::cluster;
@@ -44,6 +44,7 @@ async fn serve(children: &mut Children, state: &Path, ports: &[u16], as_json: bo
     let platform = Platform {
         state,
         token: token(state)?,
+        sockets: Sockets::default(),
     };
     let primary = platform.file(
         "primary",
@@ -101,6 +102,7 @@ async fn serve(children: &mut Children, state: &Path, ports: &[u16], as_json: bo
 struct Platform<'a> {
     state: &'a Path,
     token: String,
+    sockets: Sockets,
 }
 
 impl Platform<'_> {
@@ -109,6 +111,8 @@ impl Platform<'_> {
         let folder = self.state.join(name);
         std::fs::create_dir_all(&folder).map_err(|error| Failure::file(&folder, &error))?;
         whole["data_dir"] = literal(&folder.join("data").display().to_string()).into();
+        let socket = self.sockets.of(name, &folder.join("agent.sock"))?;
+        whole["agent"]["socket"] = literal(&socket.display().to_string()).into();
         let file = folder.join("edge.yaml");
         write_private(&file, &(lines(&whole).join("\n") + "\n"))?;
         Ok(file)

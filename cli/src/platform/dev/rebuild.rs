@@ -15,7 +15,7 @@ use super::super::edge_file::EdgeFile;
 use super::super::project::{self, Found};
 use super::super::{Reach, build, files};
 use super::watch::Watched;
-use super::{environment, failed, say, write_private};
+use super::{SECRETS, environment, failed, say, write_private};
 use crate::outcome::Failure;
 
 /// Between two looks at the files; a change is taken once two looks have seen the same.
@@ -203,8 +203,10 @@ impl Rebuilding<'_> {
         };
         let (is_done, problem) = post("/reload", json!({})).await?;
         if !is_done {
+            // The proxy names a key of the generated file.
             let why = problem["detail"].as_str().unwrap_or_default();
-            return Err(edge.explain(found, &self.file.display().to_string(), why));
+            let why = why.replace("`secrets_dir`", SECRETS);
+            return Err(edge.explain(found, &self.file.display().to_string(), &why));
         }
         post("/purge", json!({ "everything": true })).await.map(drop)
     }
