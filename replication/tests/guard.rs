@@ -98,10 +98,7 @@ const TABLE: &[(&str, &str)] = &[
     ("ALTER TABLE strict ADD COLUMN c TEXT", "ok"),
     ("ALTER TABLE strict ADD COLUMN d INTEGER CHECK (d > 5) DEFAULT 6", "ok"),
     ("ALTER TABLE strict ADD COLUMN e INTEGER AS (b + 1) NOT NULL", "ok"),
-    (
-        "ALTER TABLE strict ADD COLUMN f INTEGER CHECK (f > 5) DEFAULT 4",
-        "sql",
-    ),
+    ("ALTER TABLE strict ADD COLUMN f INTEGER CHECK (f > 5) DEFAULT 4", "sql"),
     ("ALTER TABLE strict ADD COLUMN g INTEGER DEFAULT 'x'", "sql"),
     ("SELECT name FROM pragma_table_info('book')", "ok"),
     // Ordinary mistakes.
