@@ -41,6 +41,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::serve::ListenerExt;
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
@@ -192,6 +193,7 @@ impl Agent {
             // Accepting never fails for good.
             match &shared.settings.tls {
                 None => tasks.spawn(async move {
+                    let listener = listener.tap_io(tls::send_at_once);
                     let _ = axum::serve(listener, router).with_graceful_shutdown(ended).await;
                 }),
                 Some(tls) => {

@@ -95,6 +95,12 @@ impl TlsListener {
     }
 }
 
+/// A transaction of a few hundred bytes is not held back until the one before it was acknowledged (RFC 896).
+pub(super) fn send_at_once(stream: &mut TcpStream) {
+    // Without it everything works, later.
+    let _ = stream.set_nodelay(true);
+}
+
 async fn accept(
     mut listener: TcpListener,
     acceptor: TlsAcceptor,
@@ -102,7 +108,8 @@ async fn accept(
 ) {
     loop {
         // Axum's own way to accept: errors of one connection, and too many open files, end nothing.
-        let (stream, peer) = Listener::accept(&mut listener).await;
+        let (mut stream, peer) = Listener::accept(&mut listener).await;
+        send_at_once(&mut stream);
         // A place is taken before the handshake, so their number is bounded.
         let Ok(place) = ready.clone().reserve_owned().await else {
             return;
