@@ -46,11 +46,16 @@ async fn serve(children: &mut Children, state: &Path, ports: &[u16], as_json: bo
         token: token(state)?,
         sockets: Sockets::default(),
     };
+    let mut plane = json!({ "listen": "127.0.0.1:0" });
+    // A port that the system picks is not known yet.
+    if let Some(port) = ports.first().filter(|port| **port != 0) {
+        plane["sites"] = json!(format!("http://*.localhost:{port}"));
+    }
     let primary = platform.file(
         "primary",
         json!({
             "agent": { "name": "primary", "listen": "127.0.0.1:0", "token": platform.token },
-            "control": { "listen": "127.0.0.1:0" },
+            "control": plane,
         }),
     )?;
     let key_file = state.join("owner.key");
